@@ -1,0 +1,1 @@
+//! From wishes to work: `schedule` decides purely what runs, `executor` owns the lanes that run it.

@@ -1,0 +1,1 @@
+//! The embedded default: networks that ship with the program and run on the CPU.

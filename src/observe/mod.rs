@@ -1,0 +1,1 @@
+//! What people see of a run: histograms, live view, reports, logs.

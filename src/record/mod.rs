@@ -1,0 +1,1 @@
+//! The record: MCAP writer and reader, replay, verify, simulate.

@@ -1,0 +1,1 @@
+//! Sources: cameras, microphones, status, logs and synthetic scenes; and the features the tick sees of them.
