@@ -210,7 +210,7 @@ pub enum Decision {
 }
 
 /// What the tick tells the executor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::large_enum_variant)] // one fixed-size record, copied through a ring
 pub enum Command {
     /// Run this job.
@@ -227,7 +227,7 @@ pub enum Command {
 }
 
 /// What the tick tells the body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Act {
     /// Say the next word of an answer.
     Say {

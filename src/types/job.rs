@@ -82,7 +82,7 @@ pub enum JobInput {
 }
 
 /// One piece of engine work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// Identity.
     pub id: JobId,
@@ -129,7 +129,7 @@ pub enum Outcome {
 }
 
 /// What a completed job found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
     /// No result beyond the pieces already sent.
     None,
@@ -162,7 +162,7 @@ pub enum Output {
 }
 
 /// What a lane reports. Each is an input of the tick in which the core sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::large_enum_variant)] // one fixed-size record, copied through a ring
 pub enum LaneEvent {
     /// The job's first step began.
