@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod act;
+pub mod assets;
 pub mod attend;
 pub mod block;
 pub mod cli;

@@ -1,8 +1,92 @@
-//! The command line: parses, calls the library, prints. One file per command.
+//! The command line: parses, calls the library, prints. One file per command. Errors become one sentence on standard error
+//! and the exit code: 0 good, 1 the check failed, 2 bad input, 3 device or engine fault.
 
+mod bench;
+mod config;
+mod demo;
+mod run;
+mod shell;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Runs the program; the exit code is 0 good, 1 the check failed, 2 bad input, 3 device or engine fault.
+/// The real-time layer a robot's mind runs on: a fixed-rate attention loop that watches, listens, decides what matters
+/// now, and preempts model work that has gone stale.
+///
+/// Exit codes: 0 good, 1 the check failed, 2 bad input, 3 device or engine fault.
+#[derive(Debug, Parser)]
+#[command(name = "sage", version, max_term_width = 100)]
+pub struct Cli {
+    /// Folder with the networks and scenes; default: ../share/sage beside the program, then the repository.
+    #[arg(long, global = true, value_name = "DIR")]
+    assets: Option<PathBuf>,
+    #[command(subcommand)]
+    command: CliCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum CliCommand {
+    /// Play a recorded or synthetic scene through the whole loop, with no camera, microphone or GPU.
+    Demo(demo::Args),
+    /// Run the loop on this robot's cameras and microphones.
+    Run(run::Args),
+    /// Measure the loop or an engine.
+    Bench(bench::Args),
+    /// Print or check a configuration.
+    Config(config::Args),
+    /// Generate shell completions.
+    Completions(shell::CompletionArgs),
+    /// Generate the man page.
+    Man,
+}
+
+/// A bad input: exit code 2 instead of 3.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadInput(pub String);
+
+/// How a command ended, beyond errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// All is well.
+    Good,
+    /// The command did its work and found that something does not hold.
+    CheckFailed,
+}
+
+/// Runs the program.
 pub fn main() -> ExitCode {
-    ExitCode::from(2)
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    if let Some(assets) = &cli.assets {
+        crate::assets::set_root(assets);
+    }
+    let result = match cli.command {
+        CliCommand::Demo(args) => demo::run(args),
+        CliCommand::Run(args) => run::run(args),
+        CliCommand::Bench(args) => bench::run(args),
+        CliCommand::Config(args) => config::run(&args),
+        CliCommand::Completions(args) => shell::completions(&args),
+        CliCommand::Man => shell::man(),
+    };
+    match result {
+        Ok(Verdict::Good) => ExitCode::SUCCESS,
+        Ok(Verdict::CheckFailed) => ExitCode::from(1),
+        Err(error) => {
+            // A closed pipe (`sage ... | head`) is no fault.
+            let broken_pipe = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+            if error.downcast_ref::<std::io::Error>().is_some_and(broken_pipe) {
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("sage: {error:#}");
+            let bad_input = error.is::<BadInput>() || error.is::<crate::config::ConfigError>();
+            ExitCode::from(if bad_input { 2 } else { 3 })
+        }
+    }
 }

@@ -69,12 +69,3 @@ pub enum Piece {
     /// The answer's action line was not understood; nothing will be done.
     BadAction,
 }
-
-/// End of an utterance as the ear found it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Span {
-    /// First sample's instant.
-    pub from: Nanos,
-    /// Last sample's instant.
-    pub to: Nanos,
-}

@@ -1,6 +1,10 @@
 //! `sage.toml`: typed, with documented defaults. Text flows in; a validated `Config` or one sentence per error flows
 //! out. `CoreConfig` is the part that decisions depend on; its hash is in every record.
 
+mod load;
+
+pub use load::{ConfigError, DEFAULT_TOML};
+
 use crate::types::{MAX_SOURCES, Metabolic, Nanos, SourceId, SourceKind};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
