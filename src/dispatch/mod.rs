@@ -1,1 +1,5 @@
 //! From wishes to work: `schedule` decides purely what runs, `executor` owns the lanes that run it.
+
+pub mod want;
+
+pub use want::{Verdict, Want};
