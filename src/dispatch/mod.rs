@@ -2,4 +2,4 @@
 
 pub mod want;
 
-pub use want::{Verdict, Want};
+pub use want::{Admission, Verdict, Want};

@@ -1,7 +1,7 @@
 //! `Want`: work that attention or dialogue would like to have done, before the schedule decides whether and when.
 //! Wants flow from `attend` into `dispatch::schedule`, which gives each an identity and a generation, or sheds it.
 
-use crate::types::{BasedOn, Capability, Class, JobInput, Nanos, SourceId, Why};
+use crate::types::{BasedOn, Capability, Class, JobId, JobInput, Nanos, Outputs, SourceId, Why};
 use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};
 
@@ -37,4 +37,12 @@ pub enum Verdict {
     Late,
     /// It belongs to no job that is still wanted (cancelled, superseded, unknown), or says nothing to act on.
     Ignore,
+}
+
+/// What attention and dialogue may ask of the schedule.
+pub trait Admission {
+    /// Asks for work. `None`: it was shed, and the outputs say why.
+    fn want(&mut self, want: &Want, out: &mut Outputs) -> Option<JobId>;
+    /// Stops a job that waits or runs; does nothing for one that is over.
+    fn cancel(&mut self, job: JobId, why: Why, out: &mut Outputs);
 }
