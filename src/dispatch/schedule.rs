@@ -96,7 +96,8 @@ impl Schedule {
         }
         if want.class > Class::Reflex && self.finish_estimate(want, now) > want.deadline {
             let cost = &mut self.costs[want.capability as usize];
-            cost.job = Nanos(cost.job.0 - cost.job.0 / 16); // what is shed is not measured again, so the estimate fades
+            let fade = |cost: Nanos| Nanos(cost.0 - cost.0 / 16); // what is shed is not measured again
+            *cost = Cost { job: fade(cost.job), step: fade(cost.step) };
             self.shed(want, Why::WouldMiss, out);
             return None;
         }
@@ -300,7 +301,7 @@ impl Schedule {
             }
         }
         let own = self.costs[want.capability as usize];
-        let own = if is_answer(&want.input) { own.step } else { self.expected(want.capability, &want.input).max(own.step) };
+        let own = if is_answer(&want.input) { own.step } else { self.expected(want.capability, &want.input) };
         finish + blocking + own
     }
 
@@ -440,6 +441,14 @@ impl Admission for AtTick<'_> {
 
     fn cancel(&mut self, job: JobId, why: Why, out: &mut Outputs) {
         self.schedule.cancel(job, why, out);
+    }
+
+    fn credit(&mut self, job: JobId, words: u16, out: &mut Outputs) -> bool {
+        self.schedule.credit(job, words, out)
+    }
+
+    fn shed(&mut self, want: &Want, why: Why, out: &mut Outputs) {
+        self.schedule.shed(want, why, out);
     }
 }
 
