@@ -49,6 +49,12 @@ impl CancelToken {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Makes the token usable again and says whether it was set. Who sees `true` also sees what was written before
+    /// `cancel` was called.
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
+    }
+
     /// Makes the token usable for the next step.
     pub fn reset(&self) {
         self.0.store(false, Ordering::Release);

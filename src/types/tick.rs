@@ -129,3 +129,34 @@ pub struct Outputs {
     /// First 16 bytes of BLAKE3 over the core's state after this tick (see `core`).
     pub state_hash: [u8; 16],
 }
+
+impl Outputs {
+    /// Makes room for a new tick; keeps nothing.
+    pub fn clear(&mut self) {
+        self.decisions.clear();
+        self.commands.clear();
+        self.acts.clear();
+        self.overflow = 0;
+    }
+
+    /// Adds a decision, or counts it in `overflow` when there is no room.
+    pub fn decide(&mut self, decision: Decision) {
+        if self.decisions.try_push(decision).is_err() {
+            self.overflow = self.overflow.saturating_add(1);
+        }
+    }
+
+    /// Adds a command; `false`, and counted in `overflow`, when there is no room: the caller must not count on it.
+    pub fn command(&mut self, command: Command) -> bool {
+        let fits = self.commands.try_push(command).is_ok();
+        self.overflow = self.overflow.saturating_add(u16::from(!fits));
+        fits
+    }
+
+    /// Adds an act; `false`, and counted in `overflow`, when there is no room.
+    pub fn act(&mut self, act: Act) -> bool {
+        let fits = self.acts.try_push(act).is_ok();
+        self.overflow = self.overflow.saturating_add(u16::from(!fits));
+        fits
+    }
+}

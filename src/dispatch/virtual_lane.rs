@@ -1,0 +1,207 @@
+//! A lane in virtual time: real sessions compute the outputs, a profile says what each step costs, and events come out at
+//! the virtual instant at which the step would have ended. Everything follows from commands, profile and seed, so a
+//! simulation is the same on any machine with the same engines. Faults come from the seed too.
+
+use super::lane::LANE_JOBS;
+use super::work::Work;
+use crate::engine::profile::Profile;
+use crate::engine::{CancelToken, Engine, EngineError, Progress, SensorReader};
+use crate::types::{Capability, Command, JobInput, LaneEvent, Nanos};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What the simulator breaks on purpose; all zero: nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Faults {
+    /// Steps out of a thousand that take `slow_factor` times as long.
+    pub slow_permille: u16,
+    /// How much longer a slow step takes.
+    pub slow_factor: u16,
+    /// Steps out of a thousand that fail.
+    pub fail_permille: u16,
+}
+
+/// The step that runs at the moment.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    slot: usize,
+    began: Nanos,
+    ends: Nanos,
+    fails: bool,
+}
+
+/// One lane of a simulated robot.
+pub struct VirtualLane {
+    work: Work,
+    profile: Profile,
+    dice: Option<Dice>,
+    faults: Faults,
+    running: Option<Running>,
+    free_at: Nanos,
+    events: VecDeque<LaneEvent>,
+    stop_latency: Nanos,
+}
+
+impl VirtualLane {
+    /// A lane of these engines with the profile's costs. Without a seed each step costs the profile's median; with one,
+    /// costs vary up to its 99.9th percentile and `faults` strike.
+    ///
+    /// # Errors
+    /// `Load` if the profile lacks an engine's cost.
+    pub fn new(
+        engines: Vec<Box<dyn Engine>>,
+        sensors: Arc<dyn SensorReader>,
+        profile: &Profile,
+        seed: Option<u64>,
+        faults: Faults,
+    ) -> Result<VirtualLane, EngineError> {
+        for capability in engines.iter().map(|engine| engine.capability()) {
+            if capability != Capability::Load && profile.cost(capability).is_none() {
+                return Err(EngineError::Load {
+                    what: format!("profile `{}`", profile.name),
+                    why: format!("it has no step cost of {capability:?}; measure one with `sage bench` or choose another"),
+                });
+            }
+        }
+        Ok(VirtualLane {
+            work: Work::new(engines, sensors, LANE_JOBS),
+            profile: profile.clone(),
+            dice: seed.map(Dice::new),
+            faults,
+            running: None,
+            free_at: Nanos::ZERO,
+            events: VecDeque::new(),
+            stop_latency: Nanos::from_us(50),
+        })
+    }
+
+    /// Gives the lane a command at `now`; first brings it there. A cancel stops the running step a moment later.
+    pub fn command(&mut self, command: &Command, now: Nanos) {
+        self.advance(now);
+        self.free_at = self.free_at.max(now);
+        if let (Command::Cancel(id), Some(running)) = (command, self.running)
+            && self.work.lane().job(running.slot).is_some_and(|job| job.id == *id)
+        {
+            self.running = None;
+            let stopped_at = running.ends.min(now + self.stop_latency);
+            self.free_at = stopped_at;
+            let events = &mut self.events;
+            let stopped = Ok(Progress::Stopped);
+            let cost = stopped_at.since(running.began);
+            self.work.after(running.slot, stopped, cost, stopped_at, &mut |event| events.push_back(event));
+            self.work.command(command.clone(), now, stopped_at, &mut |event| events.push_back(event));
+            return;
+        }
+        let events = &mut self.events;
+        self.work.command(command.clone(), now, now, &mut |event| events.push_back(event));
+    }
+
+    /// Runs the lane up to and with `until`.
+    pub fn advance(&mut self, until: Nanos) {
+        loop {
+            if let Some(running) = self.running {
+                if running.ends > until {
+                    return;
+                }
+                self.finish(running);
+            }
+            if self.free_at > until || !self.begin(self.free_at) {
+                return;
+            }
+        }
+    }
+
+    /// The next event whose time has come, in order.
+    pub fn event(&mut self) -> Option<LaneEvent> {
+        self.events.pop_front()
+    }
+
+    /// The instant at which the lane is next free, if a step runs.
+    pub fn busy_until(&self) -> Option<Nanos> {
+        self.running.map(|running| running.ends)
+    }
+
+    /// The queue.
+    pub fn lane(&self) -> &super::lane::Lane {
+        self.work.lane()
+    }
+
+    fn begin(&mut self, now: Nanos) -> bool {
+        let events = &mut self.events;
+        let Some(slot) = self.work.pick(now, &mut |event| events.push_back(event)) else { return false };
+        let (cost, fails) = self.cost(slot);
+        self.running = Some(Running { slot, began: now, ends: now + cost, fails });
+        true
+    }
+
+    /// The step really runs at its virtual end, so that a step stopped inside leaves the session untouched.
+    fn finish(&mut self, running: Running) {
+        self.running = None;
+        self.free_at = running.ends;
+        let stepped = if running.fails {
+            Err(super::lane::reason("injected fault"))
+        } else {
+            self.work.step(running.slot, &CancelToken::default())
+        };
+        let events = &mut self.events;
+        let cost = running.ends.since(running.began);
+        self.work.after(running.slot, stepped, cost, running.ends, &mut |event| events.push_back(event));
+    }
+
+    fn cost(&mut self, slot: usize) -> (Nanos, bool) {
+        let Some(job) = self.work.lane().job(slot) else { return (Nanos(1), false) };
+        let (p50_us, p999_us) = match (job.input, self.profile.cost(job.capability)) {
+            (JobInput::Steps { step_us, .. }, _) => (f64::from(step_us), f64::from(step_us)),
+            (_, Some(cost)) => (f64::from(cost.p50_us), f64::from(cost.p999_us)),
+            (_, None) => (1.0, 1.0),
+        };
+        let Some(dice) = &mut self.dice else { return (span_us(p50_us), false) };
+        let luck = dice.unit();
+        let tail = luck * luck * luck * luck * luck * luck * luck * luck;
+        let mut cost = p50_us * (0.95 + 0.1 * dice.unit()) + (p999_us - p50_us).max(0.0) * tail;
+        if dice.permille() < self.faults.slow_permille {
+            cost *= f64::from(self.faults.slow_factor.max(1));
+        }
+        (span_us(cost), dice.permille() < self.faults.fail_permille)
+    }
+}
+
+/// A step takes at least a nanosecond, or virtual time would stand still.
+fn span_us(us: f64) -> Nanos {
+    Nanos(((us * 1_000.0) as u64).max(1))
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+#[derive(Debug, Clone)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// Dice that fall the same way for the same seed.
+    pub fn new(seed: u64) -> Dice {
+        Dice(seed)
+    }
+
+    /// The next 64 bits.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// 0 to below 1.
+    pub fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// 0..=999.
+    pub fn permille(&mut self) -> u16 {
+        (self.next() % 1000) as u16
+    }
+
+    /// 0..`below`.
+    pub fn below(&mut self, below: u64) -> u64 {
+        self.next() % below.max(1)
+    }
+}
