@@ -1,7 +1,7 @@
 //! `Want`: work that attention or dialogue would like to have done, before the schedule decides whether and when.
 //! Wants flow from `attend` into `dispatch::schedule`, which gives each an identity and a generation, or sheds it.
 
-use crate::types::{BasedOn, Capability, Class, JobId, JobInput, Nanos, Outputs, SourceId, Why};
+use crate::types::{BasedOn, Capability, Class, Command, Decision, JobId, JobInput, Nanos, Outputs, SourceId, Why};
 use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};
 
@@ -45,4 +45,13 @@ pub trait Admission {
     fn want(&mut self, want: &Want, out: &mut Outputs) -> Option<JobId>;
     /// Stops a job that waits or runs; does nothing for one that is over.
     fn cancel(&mut self, job: JobId, why: Why, out: &mut Outputs);
+    /// Allows an answer `words` words in all; `false` if that could not be sent.
+    fn credit(&mut self, job: JobId, words: u16, out: &mut Outputs) -> bool {
+        out.command(Command::Credit { job, words })
+    }
+    /// Records that wanted work was not even asked for.
+    fn shed(&mut self, want: &Want, why: Why, out: &mut Outputs) {
+        let (capability, class, source) = (want.capability, want.class, want.source);
+        out.decide(Decision::Shed { capability, class, source, why });
+    }
 }
