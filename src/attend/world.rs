@@ -1,34 +1,10 @@
 //! A short-lived picture of the world: what the eye reported last, per camera, with capture times, and the robot's own
 //! values. Results and reports flow in; the nearest things, their age, and what a decision rests on flow out.
 
+use crate::block::reason::prompt::Direction;
 use crate::types::{BasedOn, Detection, MAX_DETECTIONS, MAX_SOURCES, Nanos, SourceId, Status, Thing};
 use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};
-
-/// Bearings up to this to either side are ahead: the middle third of a picture 70° wide, as the scene text has it.
-pub const AHEAD_MRAD: i16 = 229;
-
-/// Which way something is or goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Way {
-    /// To the left.
-    Left,
-    /// Straight on.
-    Ahead,
-    /// To the right.
-    Right,
-}
-
-impl Way {
-    /// Of a bearing, positive to the right.
-    pub fn of_bearing(mrad: i16) -> Way {
-        match mrad {
-            m if m < -AHEAD_MRAD => Way::Left,
-            m if m > AHEAD_MRAD => Way::Right,
-            _ => Way::Ahead,
-        }
-    }
-}
 
 /// What one camera's newest looked-at frame showed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,10 +68,10 @@ impl World {
     }
 
     /// Distance of the nearest thing in the way to one side, among obstacles and people seen well enough.
-    pub fn blocked(&self, way: Way, now: Nanos, most: Nanos) -> Option<u32> {
+    pub fn blocked(&self, way: Direction, now: Nanos, most: Nanos) -> Option<u32> {
         self.seen(now, most)
             .filter(|found| matches!(found.thing, Thing::Obstacle | Thing::Person))
-            .filter(|found| found.score_permille >= 500 && Way::of_bearing(found.bearing_mrad) == way)
+            .filter(|found| found.score_permille >= 500 && Direction::of_bearing(found.bearing_mrad) == way)
             .map(|found| found.distance_mm)
             .min()
     }
@@ -136,6 +112,6 @@ mod tests {
         let all = [doubtful, found(Thing::Obstacle, 300, -500), found(Thing::Person, 700, 50), found(Thing::Charger, 200, 0)];
         world.saw(SourceId(0), 1, Nanos::ZERO, &all.into_iter().collect());
         let at = |way| world.blocked(way, Nanos::ZERO, Nanos::ZERO);
-        assert_eq!((at(Way::Left), at(Way::Ahead), at(Way::Right)), (Some(300), Some(700), None));
+        assert_eq!((at(Direction::Left), at(Direction::Ahead), at(Direction::Right)), (Some(300), Some(700), None));
     }
 }
