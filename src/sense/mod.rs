@@ -9,5 +9,6 @@ pub mod played;
 pub mod player;
 pub mod sound;
 pub mod spectrum;
+pub mod status;
 pub mod store;
 pub mod vad;
