@@ -176,5 +176,4 @@ fn beyond_noise(a: u8, b: u8) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "features_tests.rs"]
 mod tests;

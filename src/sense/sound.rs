@@ -116,5 +116,4 @@ impl AudioFeatureExtractor {
 }
 
 #[cfg(test)]
-#[path = "sound_tests.rs"]
 mod tests;

@@ -85,7 +85,8 @@ impl StatusSocket {
     /// # Errors
     /// One sentence: the path cannot be used, or no thread is left.
     pub fn open(path: &Path, feed: SourceFeed, clock: Arc<dyn Clock>) -> Result<StatusSocket, String> {
-        let socket = bind(path).map_err(|why| format!("the status socket {} cannot be opened: {why}", path.display()))?;
+        let socket =
+            bind(path).map_err(|why| format!("the status socket {} cannot be opened: {why}", path.display()))?;
         let stop = Arc::new(AtomicBool::new(false));
         let refused = Arc::new(AtomicU64::new(0));
         let receiver = Receiver {
@@ -161,7 +162,8 @@ impl Receiver {
         while !stop.load(Ordering::Relaxed) {
             match self.socket.recv(&mut buffer) {
                 Ok(length) => self.take(&buffer[..length]),
-                Err(why) if matches!(why.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+                Err(why)
+                    if matches!(why.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
                 Err(why) => {
                     tracing::error!(%why, "the status socket failed; no more status is taken");
                     self.feed.present(false);
@@ -202,7 +204,10 @@ mod tests {
     #[test]
     fn values_are_merged_and_null_is_unknown() {
         let first = merge(&Status::default(), br#"{"battery_percent":80.4,"range_mm":1200,"bumper":false}"#).unwrap();
-        assert_eq!((first.battery_percent, first.range_mm, first.bumper, first.estop), (Some(80), Some(1200), Some(false), None));
+        assert_eq!(
+            (first.battery_percent, first.range_mm, first.bumper, first.estop),
+            (Some(80), Some(1200), Some(false), None)
+        );
         let second = merge(&first, br#"{"range_mm":null,"estop":true}"#).unwrap();
         assert_eq!((second.battery_percent, second.range_mm, second.estop), (Some(80), None, Some(true)));
     }
