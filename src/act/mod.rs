@@ -1,5 +1,8 @@
 //! Effectors: the voice, action lines, and the last gate on freshness and safety. Acts flow in from the tick; sound and
 //! lines flow out, and what was played flows back.
 
+pub mod actions;
+pub mod body;
 pub mod gate;
 pub mod motion;
+pub mod voice;
