@@ -7,6 +7,7 @@ pub mod feed;
 pub mod looming;
 pub mod played;
 pub mod player;
+pub mod scene;
 pub mod sound;
 pub mod spectrum;
 pub mod status;

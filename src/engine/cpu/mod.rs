@@ -1,1 +1,3 @@
 //! The embedded default: networks that ship with the program and run on the CPU.
+
+pub mod eye;
