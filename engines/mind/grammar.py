@@ -161,6 +161,8 @@ OTHER = ["c", ["where is the door", "where is the wall", "how far is the wall", 
                "<unk> the door", "<unk> the <unk>", "<unk> me", "<unk> me the <unk>", "what do you <unk>", "yes", "no", "danger", "continue", "again", "<unk>", "<unk> <unk>", "<unk> <unk> <unk>", "is the <unk> <unk>",
                "~how far is the door", "~find the wall", "~go to the door", "~can you see the wall", "~give me your <unk>", "~tell me your <unk>", "~what is the <unk>", "~where is your <unk>", "~can you <unk> me"]]
 INTENTS = dict(LANGUAGE["intents"], other=OTHER)
+LONG = ["story", "report"]
+SHORT = [i for i in INTENTS if i not in LONG]
 DECIDE = ["come", "follow", "charge", "forward", "clear"]  # what is right depends on two facts of the scene: asked three times as often in training
 FUNCTION = ["the", "to", "is", "do", "please", "your", "my", "now", "there", "here", "robot", "me"]   # words the ear loses, doubles or mistakes
 MISTAKE = {"the": ["to", UNK], "to": ["the", UNK], "is": ["now", UNK], "now": ["no", "low"], "your": ["the", UNK], "my": ["the", UNK], "please": [UNK], "robot": [UNK], "here": [UNK]}
@@ -229,12 +231,12 @@ def salad(rng):
         if not holds_core(w) and " ".join(w) not in TEXTS: return " ".join(w)
 
 
-def utterance(rng, split="train", noise=.25):
-    """split: train (disturbed with that chance) | combo | core -> (intent, slot, text)."""
+def utterance(rng, split="train", noise=.25, among=None):
+    """split: train (disturbed with that chance) | combo | core -> (intent, slot, text), the intent one of `among` if given."""
     names = list(INTENTS) + (DECIDE * 2 + ["other"] if split == "train" else [])
+    names = [i for i in names if among is None or i in among]
     while True:
         intent = rng.choice(names)
-        if intent in ("story", "report") and split == "train" and rng.random() < .4: continue   # long ones fill the batches soon enough
         kind, cores = INTENTS[intent]
         core = rng.choice([c for c in cores if c.startswith("~") == (split == "core")]).lstrip("~")
         slot = rng.choice(slots(intent, core))

@@ -82,20 +82,18 @@ class Mind(nn.Module):
         return F.linear(self.model.norm(x[pick]), self.model.embed_tokens.weight)
 
 
-def batches(rng, tok, scenes, asks, pool=6):
-    """Endless batches of `scenes` rows; rows of like length share one, so a story does not pad short answers."""
+def batches(rng, tok, scenes, asks, long=.12):
+    """Endless batches of `scenes` rows: `asks` short answers about one scene, or one long answer, which is about as long."""
     while True:
         rows = []
-        for _ in range(scenes * pool):
-            s = G.scene(rng); text = [G.prefix(s)]
-            for _ in range(asks):
-                intent, slot, said = G.utterance(rng)
+        for _ in range(scenes):
+            s, is_long = G.scene(rng), rng.random() < long
+            text = [G.prefix(s)]
+            for _ in range(1 if is_long else asks):
+                intent, slot, said = G.utterance(rng, among=G.LONG if is_long else G.SHORT)
                 text += [G.ask(said), G.reply(s, intent, slot) + "<|im_end|>"]
             rows.append([e.ids for e in tok.encode_batch(text)])
-        rows.sort(key=lambda r: sum(map(len, r)))
-        groups = [rows[i:i + scenes] for i in range(0, len(rows), scenes)]
-        rng.shuffle(groups)
-        yield from map(pack, groups)
+        yield pack(rows)
 
 
 def pack(rows):
@@ -166,8 +164,8 @@ def main():
     a.add_argument("--out", required=True)
     a.add_argument("--minutes", type=float, default=25, help="training time, scoring apart; the learning rate falls to zero at its end")
     a.add_argument("--steps", type=int, default=0, help="a number of steps in place of a time, so that a run can be repeated")
-    for name, value in dict(dim=128, layers=5, heads=4, kv=2, ff=384, vocab=1024, scenes=6, asks=4, warmup=100, seed=0, eval_n=100).items(): a.add_argument("--" + name.replace("_", "-"), type=int, default=value)
-    for name, value in dict(lr=2e-3, decay=0.05, embed_std=0.3, eval_every=240).items(): a.add_argument("--" + name.replace("_", "-"), type=float, default=value)
+    for name, value in dict(dim=128, layers=4, heads=4, kv=4, ff=448, vocab=1024, scenes=6, asks=5, warmup=100, seed=0, eval_n=100).items(): a.add_argument("--" + name.replace("_", "-"), type=int, default=value)
+    for name, value in dict(lr=2e-3, decay=0.05, embed_std=0.3, digit=3, eval_every=240).items(): a.add_argument("--" + name.replace("_", "-"), type=float, default=value)
     a = a.parse_args()
     torch.set_num_threads(1); torch.manual_seed(a.seed); rng = random.Random(1000 + a.seed)
     os.makedirs(a.out, exist_ok=True)
@@ -176,6 +174,8 @@ def main():
     log = open(os.path.join(a.out, "log.jsonl"), "w")
     def say(**k): print(json.dumps(k), file=log, flush=True); print(json.dumps(k), flush=True)
     say(parameters=sum(p.numel() for p in m.parameters()), args=vars(a), vocab=tok.get_vocab_size())
+    is_digit = torch.zeros(tok.get_vocab_size(), dtype=torch.bool); is_digit[[tok.token_to_id(d) for d in "0123456789"]] = True
+    end = tok.token_to_id("<|im_end|>")
     matrix = lambda k, p: p.dim() == 2 and "embed" not in k
     opt = torch.optim.AdamW([{"params": [p for k, p in m.named_parameters() if matrix(k, p)], "weight_decay": a.decay},
                              {"params": [p for k, p in m.named_parameters() if not matrix(k, p)], "weight_decay": 0.0}], lr=a.lr, betas=(0.9, 0.98))
@@ -184,12 +184,16 @@ def main():
         done = step / a.steps if a.steps else spent / (a.minutes * 60)
         if done >= 1: break
         for g in opt.param_groups: g["lr"] = a.lr * min(1, (step + 1) / a.warmup) * min(1, (1 - done) / 0.6 + 0.005)   # flat for 40 %, then a line to zero
-        loss = F.cross_entropy(m(ids, pos, mask, pick), want)
+        logits, digit = m(ids, pos, mask, pick), is_digit[want]
+        each = F.cross_entropy(logits, want, reduction="none")
+        weight = 1 + (a.digit - 1) * digit          # copying a digit is a small share of the words and all of the point
+        loss = (each * weight).sum() / weight.sum()
         opt.zero_grad(set_to_none=True); loss.backward()
         nn.utils.clip_grad_norm_(m.parameters(), 1.0); opt.step()
-        avg = loss.item() if avg is None else .97 * avg + .03 * loss.item()
-        step += 1; tokens += ids.numel(); examples += a.scenes * a.asks; spent += time.time() - t; t = time.time()
-        if step % 200 == 0: say(step=step, s=round(spent), loss=round(avg, 5), tokens_a_s=round(tokens / spent), examples=examples)
+        now = [each.mean().item(), avg[1] if avg and not digit.any() else (logits.argmax(-1) == want)[digit].float().mean().item()]
+        avg = now if avg is None else [.97 * x + .03 * y for x, y in zip(avg, now)]
+        step += 1; tokens += ids.numel(); examples += (int((ids == end).sum()) - len(ids)) // 2; spent += time.time() - t; t = time.time()
+        if step % 100 == 0: say(step=step, s=round(spent), loss=round(avg[0], 5), digits_right=round(avg[1], 4), tokens_a_s=round(tokens / spent), examples=examples)
         if spent - last >= a.eval_every:
             last = spent; m.eval()
             say(step=step, s=round(spent), **{f"{u}/{w}": score(m, tok, G.cases(77, a.eval_n, u, w))[0] for _, u, w in G.HELDOUT})
