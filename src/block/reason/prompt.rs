@@ -302,4 +302,38 @@ mod tests {
             MAX_WORDS
         );
     }
+
+    /// The place a scene text names, read back.
+    fn place(part: &str) -> Option<Place> {
+        let mut words = part.split(' ').skip(1);
+        let direction = match words.next()? {
+            "left" => Direction::Left,
+            "ahead" => Direction::Ahead,
+            "right" => Direction::Right,
+            _ => return None,
+        };
+        let digits = words.next()?.replace('.', "");
+        Some(Place { direction, distance_dm: digits.parse().expect("a distance") })
+    }
+
+    #[test]
+    fn says_what_every_held_out_case_of_the_grammar_says() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/engines/mind/heldout.jsonl");
+        let cases = std::fs::read_to_string(file).expect("ships with the source");
+        for case in cases.lines() {
+            let case: serde_json::Value = serde_json::from_str(case).expect("one case a line");
+            assert_eq!(case["messages"][0]["content"], SYSTEM);
+            let user = case["messages"][1]["content"].as_str().expect("text");
+            let (line, words) = user.split_once('\n').expect("scene and utterance");
+            let parts: Vec<&str> = line.strip_prefix("scene: ").expect("a scene").split("; ").collect();
+            let scene = Scene {
+                person: place(parts[0]),
+                hand_raised: parts[0].ends_with("raising hand"),
+                obstacle: place(parts[1]),
+                charger: place(parts[2]),
+                battery_percent: parts[3].split(' ').nth(1).and_then(|b| b.parse().ok()),
+            };
+            assert_eq!(prompt(&scene, words.split(' ')).as_str(), user);
+        }
+    }
 }

@@ -318,4 +318,17 @@ mod tests {
         let (words, _) = split(&format!("{long} end\n"), 7);
         assert_eq!(words.concat(), format!("{long}end"));
     }
+
+    #[test]
+    fn takes_every_reply_of_the_grammar_apart() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/engines/mind/heldout.jsonl");
+        let cases = std::fs::read_to_string(file).expect("ships with the source");
+        for case in cases.lines() {
+            let case: serde_json::Value = serde_json::from_str(case).expect("one case a line");
+            let want = case["want"].as_str().expect("text");
+            let (words, action) = split(want, 3);
+            assert_eq!(Some(words.join(" ").as_str()), want.lines().next());
+            assert!(action.is_ok(), "{want}: {action:?}");
+        }
+    }
 }
