@@ -97,10 +97,7 @@ impl Scene {
     /// order of the detections does not matter.
     pub fn of_detections(detections: &[Detection], battery_percent: Option<u8>) -> Self {
         let nearest = |thing| {
-            detections
-                .iter()
-                .filter(|d| d.thing == thing)
-                .min_by_key(|d| (d.distance_mm, d.bearing_mrad, !d.raising))
+            detections.iter().filter(|d| d.thing == thing).min_by_key(|d| (d.distance_mm, d.bearing_mrad, !d.raising))
         };
         let person = nearest(Thing::Person);
         Self {
@@ -143,11 +140,7 @@ pub fn prompt<'a>(scene: &Scene, said: impl IntoIterator<Item = &'a str>) -> Pro
     let mut text = Prompt::new();
     // The longest scene has 103 bytes, so it and the line break always fit.
     let _ = writeln!(text, "{scene}");
-    let mut words = said
-        .into_iter()
-        .flat_map(str::split_whitespace)
-        .take(MAX_WORDS)
-        .peekable();
+    let mut words = said.into_iter().flat_map(str::split_whitespace).take(MAX_WORDS).peekable();
     if words.peek().is_none() {
         let _ = text.try_push_str(UNKNOWN_WORD);
     }
@@ -169,10 +162,7 @@ fn push_word(text: &mut Prompt, word: &str) -> fmt::Result {
     if ["two", "too"].iter().any(|w| plain.eq_ignore_ascii_case(w)) {
         text.write_str("to")
     } else if !plain.is_empty() && plain.chars().all(char::is_alphabetic) {
-        plain
-            .chars()
-            .flat_map(char::to_lowercase)
-            .try_for_each(|c| text.write_char(c))
+        plain.chars().flat_map(char::to_lowercase).try_for_each(|c| text.write_char(c))
     } else {
         text.write_str(UNKNOWN_WORD)
     }
@@ -183,14 +173,7 @@ mod tests {
     use super::*;
 
     fn seen(thing: Thing, bearing_mrad: i16, distance_mm: u32) -> Detection {
-        Detection {
-            thing,
-            bbox_px: [0, 0, 10, 10],
-            score_permille: 900,
-            distance_mm,
-            bearing_mrad,
-            raising: false,
-        }
+        Detection { thing, bbox_px: [0, 0, 10, 10], score_permille: 900, distance_mm, bearing_mrad, raising: false }
     }
 
     fn text(detections: &[Detection], battery: Option<u8>) -> String {
@@ -207,12 +190,8 @@ mod tests {
     fn words_a_scene_as_the_grammar_does() {
         let mut person = seen(Thing::Person, -400, 1800);
         person.raising = true;
-        let all = [
-            seen(Thing::Hand, -380, 1800),
-            person,
-            seen(Thing::Obstacle, 0, 600),
-            seen(Thing::Charger, 350, 3000),
-        ];
+        let all =
+            [seen(Thing::Hand, -380, 1800), person, seen(Thing::Obstacle, 0, 600), seen(Thing::Charger, 350, 3000)];
         // language.json gives this very line as the convention.
         assert_eq!(
             text(&all, Some(23)),
@@ -222,41 +201,24 @@ mod tests {
 
     #[test]
     fn says_none_and_unknown_for_what_is_absent() {
-        assert_eq!(
-            text(&[], None),
-            "scene: person none; obstacle none; charger none; battery unknown"
-        );
+        assert_eq!(text(&[], None), "scene: person none; obstacle none; charger none; battery unknown");
     }
 
     #[test]
     fn takes_the_nearest_of_each_class_in_any_order() {
         let mut far = seen(Thing::Person, 400, 4100);
         far.raising = true;
-        let mut all = [
-            far,
-            seen(Thing::Person, -400, 2000),
-            seen(Thing::Person, 0, 2600),
-            seen(Thing::Person, 400, 2000),
-        ];
+        let mut all =
+            [far, seen(Thing::Person, -400, 2000), seen(Thing::Person, 0, 2600), seen(Thing::Person, 400, 2000)];
         let first = text(&all, Some(100));
-        assert_eq!(
-            first,
-            "scene: person left 2.0 m; obstacle none; charger none; battery 100 %"
-        );
+        assert_eq!(first, "scene: person left 2.0 m; obstacle none; charger none; battery 100 %");
         all.reverse();
         assert_eq!(text(&all, Some(100)), first);
     }
 
     #[test]
     fn rounds_distances_to_decimetres_and_holds_them_in_what_can_be_said() {
-        for (mm, said) in [
-            (749, "0.7"),
-            (750, "0.8"),
-            (849, "0.8"),
-            (999, "1.0"),
-            (0, "0.1"),
-            (u32::MAX, "9.9"),
-        ] {
+        for (mm, said) in [(749, "0.7"), (750, "0.8"), (849, "0.8"), (999, "1.0"), (0, "0.1"), (u32::MAX, "9.9")] {
             assert_eq!(
                 text(&[seen(Thing::Charger, 0, mm)], None),
                 format!("scene: person none; obstacle none; charger ahead {said} m; battery unknown")
@@ -267,10 +229,7 @@ mod tests {
     #[test]
     fn ahead_is_the_middle_third() {
         let words = [i16::MIN, -230, -229, 0, 229, 230, i16::MAX].map(|b| Direction::of_bearing(b).word());
-        assert_eq!(
-            words,
-            ["left", "left", "ahead", "ahead", "ahead", "right", "right"]
-        );
+        assert_eq!(words, ["left", "left", "ahead", "ahead", "ahead", "right", "right"]);
     }
 
     #[test]
@@ -297,10 +256,7 @@ mod tests {
         let all = [person, seen(Thing::Obstacle, 0, 9900), seen(Thing::Charger, 350, 9900)];
         let scene = Scene::of_detections(&all, None);
         assert_eq!(prompt(&scene, ["obstacle"; MAX_WORDS]).lines().count(), 2);
-        assert_eq!(
-            prompt(&scene, ["obstacle"; MAX_WORDS]).split("obstacle").count() - 2,
-            MAX_WORDS
-        );
+        assert_eq!(prompt(&scene, ["obstacle"; MAX_WORDS]).split("obstacle").count() - 2, MAX_WORDS);
     }
 
     /// The place a scene text names, read back.

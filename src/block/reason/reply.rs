@@ -60,16 +60,10 @@ fn present<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<String>, D::
 /// Whether name, target and direction together are a known action, "none" included.
 pub fn is_known(action: &ActionLine) -> bool {
     let fits = |allowed: &[&str], value: &str| {
-        if allowed.is_empty() {
-            value.is_empty()
-        } else {
-            allowed.contains(&value)
-        }
+        if allowed.is_empty() { value.is_empty() } else { allowed.contains(&value) }
     };
     ACTIONS.iter().any(|(name, targets, directions)| {
-        *name == action.name.as_str()
-            && fits(targets, &action.target)
-            && fits(directions, &action.direction)
+        *name == action.name.as_str() && fits(targets, &action.target) && fits(directions, &action.direction)
     })
 }
 
@@ -187,7 +181,8 @@ impl ReplySplitter {
 mod tests {
     use super::*;
 
-    const REPLY: &str = "I am coming to you, on the left.\n{\"action\":\"go\",\"target\":\"person\",\"direction\":\"left\"}";
+    const REPLY: &str =
+        "I am coming to you, on the left.\n{\"action\":\"go\",\"target\":\"person\",\"direction\":\"left\"}";
 
     fn line(name: &str, target: &str, direction: &str) -> ActionLine {
         let short = |s: &str| Name::from(s).expect("a short name");
@@ -235,10 +230,7 @@ mod tests {
         for (json, action) in [
             (r#"{"action":"none"}"#, None),
             (r#"{"action":"stop"}"#, Some(line("stop", "", ""))),
-            (
-                r#"{"action":"go","target":"charger","direction":"ahead"}"#,
-                Some(line("go", "charger", "ahead")),
-            ),
+            (r#"{"action":"go","target":"charger","direction":"ahead"}"#, Some(line("go", "charger", "ahead"))),
             (r#"{"action":"follow","target":"person"}"#, Some(line("follow", "person", ""))),
             (r#"{"action":"search","target":"charger"}"#, Some(line("search", "charger", ""))),
             (r#"{"action":"turn","direction":"around"}"#, Some(line("turn", "", "around"))),
@@ -274,10 +266,7 @@ mod tests {
             "stop",
         ] {
             let error = parse_action(json).expect_err(json).to_string();
-            assert!(
-                error.contains("is not a known action") && error.ends_with("nothing is done"),
-                "{json}: {error}"
-            );
+            assert!(error.contains("is not a known action") && error.ends_with("nothing is done"), "{json}: {error}");
         }
     }
 
