@@ -1,1 +1,2 @@
 //! The embedded default: networks that ship with the program and run on the CPU.
+pub mod ear;
