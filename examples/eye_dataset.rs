@@ -11,8 +11,12 @@ use sage::sense::scene::{FRAME_BYTES, Split, World, render_with_truth};
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [folder, name, count, first, split] = args.get(..5).and_then(|a| <&[String; 5]>::try_from(a).ok()).context("use: eye_dataset FOLDER NAME COUNT FIRST_SEED train|held-out [SHEET.ppm]")?;
-    let (count, first): (u64, u64) = (count.parse().context("COUNT is not a number")?, first.parse().context("FIRST_SEED is not a number")?);
+    let [folder, name, count, first, split] = args
+        .get(..5)
+        .and_then(|a| <&[String; 5]>::try_from(a).ok())
+        .context("use: eye_dataset FOLDER NAME COUNT FIRST_SEED train|held-out [SHEET.ppm]")?;
+    let (count, first): (u64, u64) =
+        (count.parse().context("COUNT is not a number")?, first.parse().context("FIRST_SEED is not a number")?);
     let split = if split == "train" { Split::Train } else { Split::HeldOut };
     std::fs::create_dir_all(folder)?;
     let mut pictures = std::io::BufWriter::new(std::fs::File::create(format!("{folder}/{name}.rgb"))?);
@@ -26,13 +30,27 @@ fn main() -> anyhow::Result<()> {
         pictures.write_all(&small)?;
         for t in &truth {
             let e = t.extent;
-            for v in [i as f32, t.class as usize as f32, e.x0 / 4.0, e.y0 / 4.0, e.x1 / 4.0, e.y1 / 4.0, t.distance_m, f32::from(u8::from(t.hard))] {
+            for v in [
+                i as f32,
+                t.class as usize as f32,
+                e.x0 / 4.0,
+                e.y0 / 4.0,
+                e.x1 / 4.0,
+                e.y1 / 4.0,
+                t.distance_m,
+                f32::from(u8::from(t.hard)),
+            ] {
                 boxes.write_all(&v.to_le_bytes())?;
             }
         }
         if let (Some(s), true) = (&mut sheet, i < 18) {
             for t in &truth {
-                outline(&mut frame, t.extent, [[255, 0, 0], [0, 80, 255], [0, 255, 0], [255, 255, 0]][t.class as usize], t.hard);
+                outline(
+                    &mut frame,
+                    t.extent,
+                    [[255, 0, 0], [0, 80, 255], [0, 255, 0], [255, 255, 0]][t.class as usize],
+                    t.hard,
+                );
             }
             let (col, row) = ((i % 6) as usize * 320, (i / 6) as usize * 320);
             for y in 0..240 {

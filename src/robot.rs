@@ -3,8 +3,8 @@
 
 pub mod inbox;
 pub mod realtime;
-pub mod tick;
 pub mod thread;
+pub mod tick;
 
 pub use inbox::Inbox;
 pub use realtime::{Claim, Claims};

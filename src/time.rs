@@ -124,9 +124,8 @@ pub fn sleep_until(instant: Nanos) {
     };
     loop {
         // SAFETY: `until` is a valid timespec; a null remainder is allowed with TIMER_ABSTIME.
-        let error = unsafe {
-            libc::clock_nanosleep(libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME, &until, std::ptr::null_mut())
-        };
+        let error =
+            unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME, &until, std::ptr::null_mut()) };
         if error != libc::EINTR {
             return;
         }

@@ -116,7 +116,13 @@ impl Gate {
 
     /// Looks for hazards; call after new features, status or detections. Returns the hazard that is there, and whether it
     /// latched a halt just now.
-    pub fn watch(&mut self, world: &World, now: Nanos, config: &GateConfig, out: &mut Outputs) -> (Option<Hazard>, bool) {
+    pub fn watch(
+        &mut self,
+        world: &World,
+        now: Nanos,
+        config: &GateConfig,
+        out: &mut Outputs,
+    ) -> (Option<Hazard>, bool) {
         let hazard = self.hazard(world, now, config);
         let mut latched_now = false;
         match (hazard, &mut self.latched) {
@@ -309,7 +315,9 @@ impl Gate {
         let in_way = |way: Direction| {
             world.seen(now, most).filter(|found| found.thing == thing).any(|found| {
                 let bearing = found.bearing_mrad;
-                [-BORDER_MRAD, 0, BORDER_MRAD].iter().any(|off| Direction::of_bearing(bearing.saturating_add(*off)) == way)
+                [-BORDER_MRAD, 0, BORDER_MRAD]
+                    .iter()
+                    .any(|off| Direction::of_bearing(bearing.saturating_add(*off)) == way)
             })
         };
         match way {

@@ -177,8 +177,7 @@ impl Episodes {
         merged.last_s = a.last_s.max(b.last_s);
         let outcomes = a.outcomes + b.outcomes;
         if outcomes > 0 {
-            merged.value =
-                (a.value * f32::from(a.outcomes) + b.value * f32::from(b.outcomes)) / f32::from(outcomes);
+            merged.value = (a.value * f32::from(a.outcomes) + b.value * f32::from(b.outcomes)) / f32::from(outcomes);
         }
         merged.outcomes = outcomes.min(OUTCOMES_MEMORY);
         self.kept[here] = merged;

@@ -106,13 +106,7 @@ impl Metabolism {
         Some((from, to, why))
     }
 
-    fn next(
-        &self,
-        now: Nanos,
-        at: &Situation,
-        onset: bool,
-        config: &MetabolismConfig,
-    ) -> Option<(Metabolic, Why)> {
+    fn next(&self, now: Nanos, at: &Situation, onset: bool, config: &MetabolismConfig) -> Option<(Metabolic, Why)> {
         let stayed = now.since(self.since);
         let quiet = now.since(self.quiet_since);
         if let (true, Some(why)) = (onset && self.state != Metabolic::Crisis, at.hazard) {

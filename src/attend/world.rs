@@ -23,7 +23,13 @@ pub struct World {
 
 impl World {
     /// Takes what was seen in a frame; an older frame than the one known is ignored.
-    pub fn saw(&mut self, source: SourceId, seq: u64, captured: Nanos, detections: &ArrayVec<Detection, MAX_DETECTIONS>) {
+    pub fn saw(
+        &mut self,
+        source: SourceId,
+        seq: u64,
+        captured: Nanos,
+        detections: &ArrayVec<Detection, MAX_DETECTIONS>,
+    ) {
         let Some(slot) = self.views.get_mut(usize::from(source.0)) else { return };
         if slot.as_ref().is_none_or(|view| view.captured <= captured) {
             *slot = Some(View { seq, captured, detections: detections.clone() });
@@ -109,7 +115,8 @@ mod tests {
         let mut world = World::default();
         let mut doubtful = found(Thing::Obstacle, 100, 0);
         doubtful.score_permille = 200;
-        let all = [doubtful, found(Thing::Obstacle, 300, -500), found(Thing::Person, 700, 50), found(Thing::Charger, 200, 0)];
+        let all =
+            [doubtful, found(Thing::Obstacle, 300, -500), found(Thing::Person, 700, 50), found(Thing::Charger, 200, 0)];
         world.saw(SourceId(0), 1, Nanos::ZERO, &all.into_iter().collect());
         let at = |way| world.blocked(way, Nanos::ZERO, Nanos::ZERO);
         assert_eq!((at(Direction::Left), at(Direction::Ahead), at(Direction::Right)), (Some(300), Some(700), None));

@@ -169,9 +169,7 @@ impl Schedule {
 
     /// Once per tick: gives up jobs whose lane has gone silent, so that their places are free again.
     pub fn tick(&mut self, now: Nanos, out: &mut Outputs) {
-        let lost = |open: &Open| {
-            !(open.begun && open.waiting) && now > open.deadline.max(open.heard).after(LOST_AFTER)
-        };
+        let lost = |open: &Open| !(open.begun && open.waiting) && now > open.deadline.max(open.heard).after(LOST_AFTER);
         while let Some(at) = self.open.iter().position(lost) {
             let open = self.open.remove(at);
             self.tally.of(open.class).missed += 1;
@@ -324,7 +322,9 @@ impl Schedule {
     }
 
     fn finish(&mut self, at: usize, event: &LaneEvent, now: Nanos, out: &mut Outputs) -> Verdict {
-        let LaneEvent::Done { outcome, busy, longest, preempted, at: ended, .. } = event else { return Verdict::Ignore };
+        let LaneEvent::Done { outcome, busy, longest, preempted, at: ended, .. } = event else {
+            return Verdict::Ignore;
+        };
         let open = self.open.remove(at);
         let (job, age) = (open.id, now.since(open.captured));
         self.tally.preemptions += u64::from(*preempted);

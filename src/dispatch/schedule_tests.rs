@@ -62,7 +62,10 @@ fn a_result_in_time_is_used_with_the_age_of_its_input_and_one_past_its_deadline_
     let (mut schedule, mut out) = (schedule(8), Outputs::default());
     let job = schedule.want(&see(1, MS(5)), MS(10), &mut out).expect("admitted");
     assert!(matches!(&out.commands[0], Command::Submit(sent) if sent.id == job && sent.generation == 1));
-    assert_eq!(last(&out), Decision::Admit { job, capability: Capability::See, class: Class::Awareness, why: Why::Periodic });
+    assert_eq!(
+        last(&out),
+        Decision::Admit { job, capability: Capability::See, class: Class::Awareness, why: Why::Periodic }
+    );
     let verdict = schedule.observe(&done(job, Outcome::Completed, MS(5), MS(30)), MS(35), &mut out);
     assert_eq!((verdict, last(&out)), (Verdict::Use, Decision::Use { job, age: MS(30) }));
 
@@ -106,7 +109,10 @@ fn nothing_of_a_cancelled_job_is_usable_even_if_it_had_finished_by_then() {
     assert!(!schedule.cancel(job, Why::StateForbids, &mut out), "once");
     assert!(!schedule.is_open(job));
     let verdict = schedule.observe(&done(job, Outcome::Completed, MS(5), MS(10)), MS(10), &mut out);
-    assert_eq!((verdict, last(&out)), (Verdict::Ignore, Decision::Discard { job, age: MS(10), why: Why::StateForbids }));
+    assert_eq!(
+        (verdict, last(&out)),
+        (Verdict::Ignore, Decision::Discard { job, age: MS(10), why: Why::StateForbids })
+    );
     assert_eq!(schedule.tally().class(Class::Awareness).shed, 1);
 }
 

@@ -59,7 +59,9 @@ impl VirtualLane {
             if capability != Capability::Load && profile.cost(capability).is_none() {
                 return Err(EngineError::Load {
                     what: format!("profile `{}`", profile.name),
-                    why: format!("it has no step cost of {capability:?}; measure one with `sage bench` or choose another"),
+                    why: format!(
+                        "it has no step cost of {capability:?}; measure one with `sage bench` or choose another"
+                    ),
                 });
             }
         }

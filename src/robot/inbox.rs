@@ -75,7 +75,8 @@ impl Inbox {
                 inputs.events.push(event);
             }
         }
-        inputs.release_halt = self.release_halt.load(Ordering::Relaxed) && self.release_halt.swap(false, Ordering::AcqRel);
+        inputs.release_halt =
+            self.release_halt.load(Ordering::Relaxed) && self.release_halt.swap(false, Ordering::AcqRel);
     }
 }
 

@@ -28,14 +28,8 @@ impl Bench {
     }
 
     fn saw(&mut self, thing: Thing, distance_mm: u32, bearing_mrad: i16) {
-        let found = Detection {
-            thing,
-            bbox_px: [0; 4],
-            score_permille: 900,
-            distance_mm,
-            bearing_mrad,
-            raising: false,
-        };
+        let found =
+            Detection { thing, bbox_px: [0; 4], score_permille: 900, distance_mm, bearing_mrad, raising: false };
         self.world.saw(EYE, self.now.as_ms(), self.now, &[found].into_iter().collect());
     }
 
@@ -80,7 +74,8 @@ impl Bench {
     }
 
     fn halts(&self) -> Vec<bool> {
-        let halts = self.out.acts.iter().filter_map(|act| if let Act::Halt { on, .. } = act { Some(*on) } else { None });
+        let halts =
+            self.out.acts.iter().filter_map(|act| if let Act::Halt { on, .. } = act { Some(*on) } else { None });
         halts.collect()
     }
 }
@@ -237,7 +232,9 @@ fn actions_say_what_they_rest_on_until_when_they_hold_and_what_they_replace() {
     let first = bench.ask("go", "person", "ahead").expect("allowed");
     bench.wait(300);
     let second = bench.ask("turn", "", "left").expect("allowed");
-    let [Act::Do { id, issued, valid_until, based_on, supersedes, .. }] = &bench.out.acts[..] else { panic!("one act") };
+    let [Act::Do { id, issued, valid_until, based_on, supersedes, .. }] = &bench.out.acts[..] else {
+        panic!("one act")
+    };
     assert_eq!((*id, *supersedes), (second, Some(first)));
     assert_eq!(valid_until.since(*issued), Nanos::from_ms(1_000));
     assert_eq!(based_on[0].source, EAR);

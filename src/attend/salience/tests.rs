@@ -138,7 +138,9 @@ fn a_steady_room_is_quiet_within_ten_seconds() {
 #[test]
 fn a_person_who_walks_in_stands_out_of_the_noise() {
     let (mut eye, mut noise, mut best) = (camera(), Noise(9), 0.0f32);
-    (0..150).for_each(|i| { see(&mut eye, &noisy_frame(&mut noise, i * 100, 4.0, 1600.0)); });
+    (0..150).for_each(|i| {
+        see(&mut eye, &noisy_frame(&mut noise, i * 100, 4.0, 1600.0));
+    });
     for i in 0..10 {
         let mut features = noisy_frame(&mut noise, 15_000 + i * 100, 4.0, 1600.0);
         for row in 4..10 {
@@ -175,7 +177,9 @@ fn somebody_who_speaks_stands_out_and_the_own_voice_does_not() {
 #[test]
 fn looming_is_strong_at_once() {
     let mut eye = camera();
-    (0..100).for_each(|i| { see(&mut eye, &frame(i * 100, 90, 0)); });
+    (0..100).for_each(|i| {
+        see(&mut eye, &frame(i * 100, 90, 0));
+    });
     let mut features = frame(10_000, 90, 0);
     features.looming = Looming { growth_permille_per_s: 1800, cells: 20, bearing_mrad: 0 };
     see(&mut eye, &features);
@@ -186,9 +190,13 @@ fn looming_is_strong_at_once() {
 fn scores_do_not_depend_on_the_frame_rate_beyond_sampling() {
     let peak = |step_ms: u64| {
         let mut eye = camera();
-        (0..20_000 / step_ms).for_each(|i| { see(&mut eye, &frame(i * step_ms, 60, 0)); });
+        (0..20_000 / step_ms).for_each(|i| {
+            see(&mut eye, &frame(i * step_ms, 60, 0));
+        });
         let first = see(&mut eye, &frame(20_000, 120, 120));
-        (0..3_000 / step_ms).for_each(|i| { see(&mut eye, &frame(20_000 + i * step_ms, 120, 0)); });
+        (0..3_000 / step_ms).for_each(|i| {
+            see(&mut eye, &frame(20_000 + i * step_ms, 120, 0));
+        });
         (first, total(&eye))
     };
     let (slow, fast) = (peak(100), peak(20));
@@ -199,7 +207,9 @@ fn scores_do_not_depend_on_the_frame_rate_beyond_sampling() {
 #[test]
 fn rewards_count_only_while_something_happens() {
     let mut eye = camera();
-    (0..50).for_each(|i| { see(&mut eye, &frame(i * 100, 90, 0)); });
+    (0..50).for_each(|i| {
+        see(&mut eye, &frame(i * 100, 90, 0));
+    });
     eye.outcome(1.0, Nanos::from_s(5));
     assert_eq!(see(&mut eye, &frame(5_100, 90, 0)), 0.0);
     see(&mut eye, &frame(5_200, 110, 90));

@@ -31,7 +31,11 @@ pub fn render_with_truth(world: &World, t: f64, out: &mut [u8]) -> Vec<Truth> {
     for d in &world.room.decorations {
         if let Decoration::Near(x, y, w, h, round, colour) = *d {
             let paint = Paint::flat(colour);
-            if round { canvas.ellipse((x, y), w, h, &paint) } else { canvas.rectangle(x - w, y - h, x + w, y + h, &paint) }
+            if round {
+                canvas.ellipse((x, y), w, h, &paint)
+            } else {
+                canvas.rectangle(x - w, y - h, x + w, y + h, &paint)
+            }
         }
     }
     let truth = seen.iter().filter_map(|s| s.judge(&canvas)).collect();
@@ -112,14 +116,26 @@ fn decoration(c: &mut Canvas, r: &Room, d: &Decoration) {
         }
         Decoration::Rug(x, z, w, depth, colour) => {
             let corner = |dx: f32, dz: f32| project(x + dx, 0.0, (z + dz).max(0.4));
-            c.polygon(&[corner(-w, -depth), corner(w, -depth), corner(w, depth), corner(-w, depth)], &Paint::flat(colour));
+            c.polygon(
+                &[corner(-w, -depth), corner(w, -depth), corner(w, depth), corner(-w, depth)],
+                &Paint::flat(colour),
+            );
             let (w, depth) = (w * 0.8, depth * 0.75);
-            c.polygon(&[corner(-w, -depth), corner(w, -depth), corner(w, depth), corner(-w, depth)], &Paint::flat(shade(colour, 0.8)));
+            c.polygon(
+                &[corner(-w, -depth), corner(w, -depth), corner(w, depth), corner(-w, depth)],
+                &Paint::flat(shade(colour, 0.8)),
+            );
         }
         Decoration::Pole(x, radius, colour) => {
             let z = r.wall_m - radius;
             let (a, b) = (project(x - radius, r.ceiling_m, z), project(x + radius, 0.0, z));
-            c.rectangle(a.0, a.1.min(-1.0), b.0, b.1, &Paint::flat(colour).rounded((a.0 + b.0) * 0.5, (b.0 - a.0) * 0.5, 0.4));
+            c.rectangle(
+                a.0,
+                a.1.min(-1.0),
+                b.0,
+                b.1,
+                &Paint::flat(colour).rounded((a.0 + b.0) * 0.5, (b.0 - a.0) * 0.5, 0.4),
+            );
         }
         Decoration::Near(..) => {}
     }
@@ -165,7 +181,9 @@ fn things(c: &mut Canvas, world: &World, t: f64) -> Vec<Seen> {
         };
         let w = half * FOCAL_PX / place.z_m;
         c.shadow(foot, w, (w * CAMERA_HEIGHT_M / place.z_m).clamp(1.5, w), 0.45);
-        let mut note = |class, extent: Extent, owner, distance_m, raising| seen.push(Seen { class, extent, owner, distance_m, bearing_rad, raising });
+        let mut note = |class, extent: Extent, owner, distance_m, raising| {
+            seen.push(Seen { class, extent, owner, distance_m, bearing_rad, raising })
+        };
         match thing {
             Thing::Person(i) => {
                 let (p, look) = &world.people[i];

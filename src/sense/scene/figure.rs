@@ -121,7 +121,8 @@ impl<'a> Figure<'a> {
         for (i, leg) in order.into_iter().enumerate() {
             let swing = libm::sinf(self.gait) * leg * self.moving;
             let lift = (libm::cosf(self.gait) * leg).max(0.0) * self.moving * self.h(0.05);
-            let x = leg * (self.h(l.stance) * self.narrow + hip * 0.4) * (1.0 - 0.6 * self.side.abs()) + swing * self.side * self.h(0.16);
+            let x = leg * (self.h(l.stance) * self.narrow + hip * 0.4) * (1.0 - 0.6 * self.side.abs())
+                + swing * self.side * self.h(0.16);
             let y = lift + (1.0 - self.side.abs()) * swing.max(0.0) * self.h(0.02) + w * 0.55;
             let start = (leg * hip * (1.0 - 0.5 * self.side.abs()), self.h(0.485));
             let knee = ((start.0 + x) * 0.5 + self.side * (0.2 + lift * 4.0) * w, (start.1 + y) * 0.5 + lift * 0.3);
@@ -135,7 +136,15 @@ impl<'a> Figure<'a> {
         }
         if l.skirt {
             let (hip, hem) = (self.h(0.085) * l.width * self.narrow, self.h(0.12) * l.width * self.narrow);
-            c.polygon(&[self.at(-hip, self.h(0.52)), self.at(hip, self.h(0.52)), self.at(hem, self.h(0.27)), self.at(-hem, self.h(0.27))], &Paint::flat(l.legs));
+            c.polygon(
+                &[
+                    self.at(-hip, self.h(0.52)),
+                    self.at(hip, self.h(0.52)),
+                    self.at(hem, self.h(0.27)),
+                    self.at(-hem, self.h(0.27)),
+                ],
+                &Paint::flat(l.legs),
+            );
         }
     }
 
@@ -150,11 +159,35 @@ impl<'a> Figure<'a> {
         let waist = hip * 0.95;
         let paint = self.top_paint(1.0);
         c.limb(self.at(-sh, self.h(0.8)), self.at(sh, self.h(0.8)), w * 0.8 * s, w * 0.8 * s, &paint);
-        c.polygon(&[self.at(-sh - w * 0.5, self.h(0.8)), self.at(sh + w * 0.5, self.h(0.8)), self.at(waist, self.h(0.6)), self.at(-waist, self.h(0.6))], &paint);
-        c.polygon(&[self.at(-waist, self.h(0.605)), self.at(waist, self.h(0.605)), self.at(hip, self.h(0.475)), self.at(-hip, self.h(0.475))], &paint);
+        c.polygon(
+            &[
+                self.at(-sh - w * 0.5, self.h(0.8)),
+                self.at(sh + w * 0.5, self.h(0.8)),
+                self.at(waist, self.h(0.6)),
+                self.at(-waist, self.h(0.6)),
+            ],
+            &paint,
+        );
+        c.polygon(
+            &[
+                self.at(-waist, self.h(0.605)),
+                self.at(waist, self.h(0.605)),
+                self.at(hip, self.h(0.475)),
+                self.at(-hip, self.h(0.475)),
+            ],
+            &paint,
+        );
         if !l.skirt {
             let belt = Paint::flat(shade(l.legs, 0.8));
-            c.polygon(&[self.at(-hip, self.h(0.49)), self.at(hip, self.h(0.49)), self.at(hip, self.h(0.462)), self.at(-hip, self.h(0.462))], &belt);
+            c.polygon(
+                &[
+                    self.at(-hip, self.h(0.49)),
+                    self.at(hip, self.h(0.49)),
+                    self.at(hip, self.h(0.462)),
+                    self.at(-hip, self.h(0.462)),
+                ],
+                &belt,
+            );
         }
     }
 
@@ -167,7 +200,13 @@ impl<'a> Figure<'a> {
         if l.hair_style == 1 {
             c.ellipse(self.at(x - self.side * rx * 0.3, y - ry * 0.45), rx * 1.3 * s, ry * 1.35 * s, &hair);
         }
-        c.limb(self.at(x * 0.5, self.h(0.81)), self.at(x, y), rx * 0.5 * s, rx * 0.5 * s, &Paint::flat(shade(l.skin, 0.84)));
+        c.limb(
+            self.at(x * 0.5, self.h(0.81)),
+            self.at(x, y),
+            rx * 0.5 * s,
+            rx * 0.5 * s,
+            &Paint::flat(shade(l.skin, 0.84)),
+        );
         let middle = self.at(x, y);
         c.ellipse(middle, rx * s, ry * s, &skin);
         let back = self.away;
@@ -176,12 +215,24 @@ impl<'a> Figure<'a> {
             3 => {
                 let brim = self.at(x + self.side * rx * 0.4, y + ry * 0.42);
                 c.cap((middle.0, middle.1 - ry * 0.1 * s), rx * 1.1 * s, ry * 1.05 * s, brim.1, &hair);
-                c.limb((brim.0 - rx * 1.2 * s, brim.1), (brim.0 + rx * 1.2 * s, brim.1), ry * 0.1 * s, ry * 0.1 * s, &hair);
+                c.limb(
+                    (brim.0 - rx * 1.2 * s, brim.1),
+                    (brim.0 + rx * 1.2 * s, brim.1),
+                    ry * 0.1 * s,
+                    ry * 0.1 * s,
+                    &hair,
+                );
             }
             _ if back => c.ellipse((middle.0, middle.1 - ry * 0.08 * s), rx * 1.06 * s, ry * 0.98 * s, &hair),
             style => {
                 let line = middle.1 - ry * (0.3 - 0.25 * self.side.abs()) * s;
-                c.cap((middle.0 - self.side * rx * 0.2 * s, middle.1 - ry * 0.04 * s), rx * 1.07 * s, ry * 1.03 * s, line, &hair);
+                c.cap(
+                    (middle.0 - self.side * rx * 0.2 * s, middle.1 - ry * 0.04 * s),
+                    rx * 1.07 * s,
+                    ry * 1.03 * s,
+                    line,
+                    &hair,
+                );
                 if style == 4 {
                     c.ellipse(self.at(x - self.side * rx * 0.8, y + ry * 1.02), rx * 0.42 * s, rx * 0.4 * s, &hair);
                 }
@@ -196,7 +247,13 @@ impl<'a> Figure<'a> {
                 }
             }
             let mouth = x + self.side * 0.4 * rx;
-            c.limb(self.at(mouth - rx * 0.22, y - ry * 0.48), self.at(mouth + rx * 0.22, y - ry * 0.48), ry * 0.04 * s, ry * 0.04 * s, &Paint::flat(shade(l.skin, 0.55)));
+            c.limb(
+                self.at(mouth - rx * 0.22, y - ry * 0.48),
+                self.at(mouth + rx * 0.22, y - ry * 0.48),
+                ry * 0.04 * s,
+                ry * 0.04 * s,
+                &Paint::flat(shade(l.skin, 0.55)),
+            );
         }
     }
 
@@ -212,14 +269,20 @@ impl<'a> Figure<'a> {
         let out = if side == 0 { -1.0 } else { 1.0 };
         let ((x, y), a) = (self.shoulder(side), self.angles(side).0);
         let swing = libm::sinf(self.gait) * out * self.moving * (1.0 - self.pose.up[side]);
-        (x + out * libm::cosf(a) * self.h(0.16) * self.narrow - swing * self.side * self.h(0.06), y + libm::sinf(a) * self.h(0.165))
+        (
+            x + out * libm::cosf(a) * self.h(0.16) * self.narrow - swing * self.side * self.h(0.06),
+            y + libm::sinf(a) * self.h(0.165),
+        )
     }
 
     fn wrist(&self, side: usize) -> (f32, f32) {
         let out = if side == 0 { -1.0 } else { 1.0 };
         let ((x, y), a) = (self.elbow(side), self.angles(side).1);
         let swing = libm::sinf(self.gait) * out * self.moving * (1.0 - self.pose.up[side]);
-        (x + out * libm::cosf(a) * self.h(0.155) + self.side * (self.h(0.03) - swing * self.h(0.08)), y + libm::sinf(a) * self.h(0.16))
+        (
+            x + out * libm::cosf(a) * self.h(0.155) + self.side * (self.h(0.03) - swing * self.h(0.08)),
+            y + libm::sinf(a) * self.h(0.16),
+        )
     }
 
     /// The arms that hang; raised ones are drawn last.
@@ -234,7 +297,13 @@ impl<'a> Figure<'a> {
 
     fn upper_arm(&self, c: &mut Canvas, side: usize) -> (f32, f32) {
         let (a, e, w, s) = (self.shoulder(side), self.elbow(side), self.limb, self.scale);
-        c.limb(self.at(a.0, a.1), self.at(e.0, e.1), w * 0.85 * s, w * 0.72 * s, &Paint::flat(shade(self.look.top, 0.92)));
+        c.limb(
+            self.at(a.0, a.1),
+            self.at(e.0, e.1),
+            w * 0.85 * s,
+            w * 0.72 * s,
+            &Paint::flat(shade(self.look.top, 0.92)),
+        );
         e
     }
 

@@ -203,10 +203,30 @@ impl Room {
         for _ in 0..r.below(5) {
             let (x, c) = (r.between(-0.9, 0.9) * wall_m, any_colour(r, 0.9));
             decorations.push(match r.weighted(&[4.0, 1.5, 1.5, 1.5, 1.5]) {
-                0 => Decoration::Picture(x, r.between(0.7, 2.4), r.between(0.1, 0.8), r.between(0.1, 0.7), r.chance(0.3), c, any_colour(r, 0.8)),
+                0 => Decoration::Picture(
+                    x,
+                    r.between(0.7, 2.4),
+                    r.between(0.1, 0.8),
+                    r.between(0.1, 0.7),
+                    r.chance(0.3),
+                    c,
+                    any_colour(r, 0.8),
+                ),
                 1 => Decoration::Door(x, r.between(0.35, 0.6), r.between(1.9, 2.2), c),
-                2 => Decoration::Window(x, r.between(1.3, 1.9), r.between(0.3, 1.2), r.between(0.3, 0.7), hsv(r.between(0.5, 0.65), r.between(0.0, 0.4), r.between(0.6, 1.0))),
-                3 => Decoration::Rug(r.between(-2.0, 2.0), r.between(1.5, wall_m - 1.0), r.between(0.4, 1.3), r.between(0.3, 0.9), c),
+                2 => Decoration::Window(
+                    x,
+                    r.between(1.3, 1.9),
+                    r.between(0.3, 1.2),
+                    r.between(0.3, 0.7),
+                    hsv(r.between(0.5, 0.65), r.between(0.0, 0.4), r.between(0.6, 1.0)),
+                ),
+                3 => Decoration::Rug(
+                    r.between(-2.0, 2.0),
+                    r.between(1.5, wall_m - 1.0),
+                    r.between(0.4, 1.3),
+                    r.between(0.3, 0.9),
+                    c,
+                ),
                 _ => Decoration::Pole(x, r.between(0.03, 0.16), c),
             });
         }
@@ -214,7 +234,11 @@ impl Room {
             for _ in 0..r.weighted(&[0.72, 0.2, 0.08]) {
                 let (x, y, c) = (r.between(0.0, 640.0), r.between(0.0, 480.0), any_colour(r, 0.8));
                 let w = r.between(4.0, 18.0);
-                decorations.push(if r.chance(0.5) { Decoration::Near(x, y, w, r.between(100.0, 400.0), false, c) } else { Decoration::Near(x, y, w * 2.0, w, true, c) });
+                decorations.push(if r.chance(0.5) {
+                    Decoration::Near(x, y, w, r.between(100.0, 400.0), false, c)
+                } else {
+                    Decoration::Near(x, y, w * 2.0, w, true, c)
+                });
             }
         }
         Self {
@@ -251,7 +275,13 @@ impl Light {
     pub fn random(r: &mut Random, tidy: bool) -> Self {
         if tidy {
             let g = r.between(0.92, 1.05);
-            return Self { gain: [g * r.between(0.97, 1.03), g, g * r.between(0.97, 1.03)], offset: 0.0, gradient: (r.between(-0.15, 0.15), r.between(-0.1, 0.1)), blur: 1, noise: 2.0 };
+            return Self {
+                gain: [g * r.between(0.97, 1.03), g, g * r.between(0.97, 1.03)],
+                offset: 0.0,
+                gradient: (r.between(-0.15, 0.15), r.between(-0.1, 0.1)),
+                blur: 1,
+                noise: 2.0,
+            };
         }
         let g = r.between(0.45, 1.3);
         Self {

@@ -62,8 +62,8 @@ mod tests {
     fn every_phrase_is_audible_speech_of_the_language() {
         let phrases = Phrases::shipped();
         assert!(phrases.all().len() >= 60);
-        let language: serde_json::Value =
-            serde_json::from_str(include_str!("../../../engines/language/language.json")).expect("language.json parses");
+        let language: serde_json::Value = serde_json::from_str(include_str!("../../../engines/language/language.json"))
+            .expect("language.json parses");
         let words: Vec<&str> = language["words"].as_array().expect("words").iter().filter_map(|w| w.as_str()).collect();
         for phrase in phrases.all() {
             assert!(phrase.text.split(' ').all(|word| words.contains(&word)), "{}", phrase.text);

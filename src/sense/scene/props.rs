@@ -40,7 +40,12 @@ impl Block {
 
     /// Draws the block from `u0, v0, y0` to `u1, v1, y1` (own axes, metres).
     fn draw(&self, c: &mut Canvas, u: (f32, f32), v: (f32, f32), y: (f32, f32), colour: Rgb, bands: Bands) {
-        let sides = [((u.0, v.0), (u.1, v.0), (0.0, -1.0)), ((u.1, v.0), (u.1, v.1), (1.0, 0.0)), ((u.1, v.1), (u.0, v.1), (0.0, 1.0)), ((u.0, v.1), (u.0, v.0), (-1.0, 0.0))];
+        let sides = [
+            ((u.0, v.0), (u.1, v.0), (0.0, -1.0)),
+            ((u.1, v.0), (u.1, v.1), (1.0, 0.0)),
+            ((u.1, v.1), (u.0, v.1), (0.0, 1.0)),
+            ((u.0, v.1), (u.0, v.0), (-1.0, 0.0)),
+        ];
         for (a, b, n) in sides {
             let m = ((a.0 + b.0) * 0.5, (a.1 + b.1) * 0.5);
             if !self.faces_camera(m.0, m.1, n.0, n.1) {
@@ -55,10 +60,22 @@ impl Block {
                 let (pa, pb) = (self.corner(a.0, a.1, y.1), self.corner(b.0, b.1, y.1));
                 let scale = FOCAL_PX / self.plan(m.0, m.1).1.max(0.1);
                 let d = if across { (0.0, 1.0) } else { (1.0, 0.0) };
-                let narrow = if across { 1.0 } else { ((pb.0 - pa.0).abs() / (scale * ((a.0 - b.0).abs() + (a.1 - b.1).abs())).max(1.0)).clamp(0.1, 1.0) };
+                let narrow = if across {
+                    1.0
+                } else {
+                    ((pb.0 - pa.0).abs() / (scale * ((a.0 - b.0).abs() + (a.1 - b.1).abs())).max(1.0)).clamp(0.1, 1.0)
+                };
                 paint = paint.banded(shade(other, light), d, period * scale * narrow, top);
             }
-            c.polygon(&[self.corner(a.0, a.1, y.0), self.corner(b.0, b.1, y.0), self.corner(b.0, b.1, y.1), self.corner(a.0, a.1, y.1)], &paint);
+            c.polygon(
+                &[
+                    self.corner(a.0, a.1, y.0),
+                    self.corner(b.0, b.1, y.0),
+                    self.corner(b.0, b.1, y.1),
+                    self.corner(a.0, a.1, y.1),
+                ],
+                &paint,
+            );
         }
         for (seen, level, light) in [(y.1 < CAMERA_HEIGHT_M, y.1, 1.18), (y.0 > CAMERA_HEIGHT_M, y.0, 0.55)] {
             if seen {
@@ -131,10 +148,26 @@ fn barrel(c: &mut Canvas, l: &BoxLook, p: &Place) {
     c.ellipse((foot.0, foot.1), w, low, &paint);
     let belly = if l.style == 0 { w * 0.08 } else { 0.0 };
     let mid = (foot.1 + top) * 0.5;
-    c.polygon(&[(foot.0 - w, foot.1), (foot.0 + w, foot.1), (foot.0 + w + belly, mid), (foot.0 + w, top), (foot.0 - w, top), (foot.0 - w - belly, mid)], &paint);
+    c.polygon(
+        &[
+            (foot.0 - w, foot.1),
+            (foot.0 + w, foot.1),
+            (foot.0 + w + belly, mid),
+            (foot.0 + w, top),
+            (foot.0 - w, top),
+            (foot.0 - w - belly, mid),
+        ],
+        &paint,
+    );
     for k in [0.33, 0.67] {
         let y = foot.1 + (top - foot.1) * k;
-        c.rectangle(foot.0 - w - belly * 0.8, y - 0.015 * scale, foot.0 + w + belly * 0.8, y + 0.015 * scale, &Paint::flat(shade(l.paint, 0.6)).rounded(foot.0, w, 0.3));
+        c.rectangle(
+            foot.0 - w - belly * 0.8,
+            y - 0.015 * scale,
+            foot.0 + w + belly * 0.8,
+            y + 0.015 * scale,
+            &Paint::flat(shade(l.paint, 0.6)).rounded(foot.0, w, 0.3),
+        );
     }
     if l.height_m < CAMERA_HEIGHT_M {
         c.ellipse((foot.0, top), w, high, &Paint::flat(shade(l.paint, if l.style % 2 == 0 { 0.5 } else { 1.2 })));
@@ -202,7 +235,13 @@ fn rolling_barrel(c: &mut Canvas, l: &BoxLook, p: &Place) {
         }
     }
     for u in [-0.85f32, -0.35, 0.35, 0.85] {
-        c.rectangle(x + u * w - w * 0.035, middle - h, x + u * w + w * 0.035, middle + h, &Paint::flat(shade(l.paint, 0.55)));
+        c.rectangle(
+            x + u * w - w * 0.035,
+            middle - h,
+            x + u * w + w * 0.035,
+            middle + h,
+            &Paint::flat(shade(l.paint, 0.55)),
+        );
     }
     c.ellipse((near_end, middle), bulge, h, &Paint::flat(shade(l.paint, 0.72)));
     c.ellipse((near_end, middle), bulge * 0.75, h * 0.75, &Paint::flat(shade(l.paint, 0.5)));
@@ -218,7 +257,10 @@ pub fn charger(c: &mut Canvas, l: &ChargerLook, p: &Place) {
     let flat = |v: Rgb| Paint::flat(v);
     let front = project(p.x_m, 0.0, (p.z_m - 0.18).max(0.2));
     let k = w * 0.5 * p.z_m / (p.z_m - 0.18).max(0.2);
-    c.polygon(&[(front.0 - k * 1.1, front.1), (front.0 + k * 1.1, front.1), at(1.04, 1.0), at(-0.04, 1.0)], &flat(shade(l.body, 0.7)));
+    c.polygon(
+        &[(front.0 - k * 1.1, front.1), (front.0 + k * 1.1, front.1), at(1.04, 1.0), at(-0.04, 1.0)],
+        &flat(shade(l.body, 0.7)),
+    );
     c.polygon(&[at(0.0, 0.0), at(1.0, 0.0), at(1.0, 1.0), at(0.0, 1.0)], &flat(shade(l.body, 0.6)));
     c.polygon(&[at(0.035, 0.03), at(0.965, 0.03), at(0.965, 1.0), at(0.035, 1.0)], &flat(l.body));
     c.polygon(&[at(0.1, 0.07), at(0.9, 0.07), at(0.9, 0.17), at(0.1, 0.17)], &flat(l.lamp));

@@ -68,8 +68,11 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_numbers_and_another_seed_does_not() {
         let (mut a, mut b, mut c) = (Random::new(7), Random::new(7), Random::new(8));
-        let (x, y, z): (Vec<_>, Vec<_>, Vec<_>) =
-            ((0..9).map(|_| a.bits()).collect(), (0..9).map(|_| b.bits()).collect(), (0..9).map(|_| c.bits()).collect());
+        let (x, y, z): (Vec<_>, Vec<_>, Vec<_>) = (
+            (0..9).map(|_| a.bits()).collect(),
+            (0..9).map(|_| b.bits()).collect(),
+            (0..9).map(|_| c.bits()).collect(),
+        );
         assert_eq!(x, y);
         assert_ne!(x, z);
     }

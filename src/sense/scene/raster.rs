@@ -36,7 +36,12 @@ impl Extent {
     #[must_use]
     pub fn in_picture(self) -> Self {
         let (w, h) = (WIDTH as f32, HEIGHT as f32);
-        Self { x0: self.x0.clamp(0.0, w), y0: self.y0.clamp(0.0, h), x1: self.x1.clamp(0.0, w), y1: self.y1.clamp(0.0, h) }
+        Self {
+            x0: self.x0.clamp(0.0, w),
+            y0: self.y0.clamp(0.0, h),
+            x1: self.x1.clamp(0.0, w),
+            y1: self.y1.clamp(0.0, h),
+        }
     }
 
     /// Area in square pixels; 0 where empty.
@@ -71,7 +76,8 @@ impl Paint {
     pub fn banded(mut self, b: Rgb, direction: Px, period: f32, origin: Px) -> Self {
         let k = 1.0 / period.max(1.0);
         self.b = b;
-        self.bands = (direction.0 * k, direction.1 * k, -(origin.0 * direction.0 + origin.1 * direction.1) * k + 1024.0);
+        self.bands =
+            (direction.0 * k, direction.1 * k, -(origin.0 * direction.0 + origin.1 * direction.1) * k + 1024.0);
         self
     }
 
@@ -114,7 +120,14 @@ pub struct Canvas<'a> {
 impl<'a> Canvas<'a> {
     /// A canvas over a picture of [`WIDTH`] x [`HEIGHT`] x 3 bytes; owner 0 is the room.
     pub fn new(rgb: &'a mut [u8]) -> Self {
-        Self { rgb, owner: vec![0; WIDTH * HEIGHT], drawn: [0; MAX_OWNERS], lost: [0; MAX_OWNERS], current: 0, extent: Extent::NONE }
+        Self {
+            rgb,
+            owner: vec![0; WIDTH * HEIGHT],
+            drawn: [0; MAX_OWNERS],
+            lost: [0; MAX_OWNERS],
+            current: 0,
+            extent: Extent::NONE,
+        }
     }
 
     /// The picture's bytes.
@@ -177,7 +190,9 @@ impl<'a> Canvas<'a> {
     pub fn ellipse(&mut self, c: Px, rx: f32, ry: f32, paint: &Paint) {
         let (rx, ry) = (rx.max(0.4), ry.max(0.4));
         let (ix, iy) = (1.0 / rx, 1.0 / ry);
-        self.fill(Extent { x0: c.0 - rx, y0: c.1 - ry, x1: c.0 + rx, y1: c.1 + ry }, paint, |x, y| soft_ellipse((x - c.0) * ix, (y - c.1) * iy, ix, iy));
+        self.fill(Extent { x0: c.0 - rx, y0: c.1 - ry, x1: c.0 + rx, y1: c.1 + ry }, paint, |x, y| {
+            soft_ellipse((x - c.0) * ix, (y - c.1) * iy, ix, iy)
+        });
     }
 
     /// The upper part of an ellipse, above row `below`.

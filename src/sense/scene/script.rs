@@ -152,7 +152,8 @@ fn demo() -> Scene {
 fn busy() -> Scene {
     let world = World::builder(8)
         .person(
-            Person::on(Track::from(0.0, -1.6, 2.6).to(10.0, 1.6, 2.8).to(20.0, -1.6, 2.6).to(60.0, 1.0, 3.0)).raises(4.0, 7.0),
+            Person::on(Track::from(0.0, -1.6, 2.6).to(10.0, 1.6, 2.8).to(20.0, -1.6, 2.6).to(60.0, 1.0, 3.0))
+                .raises(4.0, 7.0),
         )
         .person(Person::on(Track::from(0.0, 1.2, 3.4).to(30.0, -1.0, 2.2).to(60.0, 1.2, 3.4)).raises(20.0, 26.0))
         .obstacle(Obstacle::cardboard_box(Track::still(0.1, 1.6)))

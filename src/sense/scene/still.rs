@@ -40,7 +40,8 @@ pub(super) fn random(seed: u64, split: Split) -> World {
         b = b.person(p);
     }
     for _ in 0..r.weighted(&[0.24, 0.4, 0.26, 0.10]) {
-        let kind = [ObstacleKind::Box, ObstacleKind::Barrel, ObstacleKind::Chair, ObstacleKind::RollingBarrel][r.weighted(&[0.36, 0.24, 0.24, 0.16])];
+        let kind = [ObstacleKind::Box, ObstacleKind::Barrel, ObstacleKind::Chair, ObstacleKind::RollingBarrel]
+            [r.weighted(&[0.36, 0.24, 0.24, 0.16])];
         let z = near_first(&mut r, 0.7, 5.0);
         let Some(x) = place(&mut r, &mut taken, z, 0.3) else { continue };
         let track = match kind {

@@ -197,7 +197,11 @@ fn pattern(family: Family, r: &mut Random) -> Vec<u8> {
                 Family::Gradient => 1.0 - (2.0 * v - 1.0).abs() * 0.7 - (2.0 * u - 1.0).abs() * 0.3,
                 Family::Planks => {
                     let (row, f) = part(v, n * 2);
-                    if square(f) { 1.0 } else { 0.45 * (mix(seed ^ u64::from(row)) % 100) as f32 / 100.0 + 0.1 * noise(u, v, 32, seed) }
+                    if square(f) {
+                        1.0
+                    } else {
+                        0.45 * (mix(seed ^ u64::from(row)) % 100) as f32 / 100.0 + 0.1 * noise(u, v, 32, seed)
+                    }
                 }
                 Family::Bricks => {
                     let (row, f) = part(v, n * 2);

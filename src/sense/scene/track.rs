@@ -61,7 +61,13 @@ impl Track {
                 let span = (t1 - t0) as f32;
                 let f = ((t - t0) as f32 / span).max(0.0);
                 let moving = if t >= t0 { 1.0 / span } else { 0.0 };
-                return Place { x_m: x0 + dx * f, z_m: z0 + dz * f, vx: dx * moving, vz: dz * moving, walked_m: walked + length * f };
+                return Place {
+                    x_m: x0 + dx * f,
+                    z_m: z0 + dz * f,
+                    vx: dx * moving,
+                    vz: dz * moving,
+                    walked_m: walked + length * f,
+                };
             }
             walked += length;
         }

@@ -184,7 +184,14 @@ impl World {
     /// A builder; the seed decides the room, the looks, the light and the noise.
     #[must_use]
     pub fn builder(seed: u64) -> Builder {
-        Builder { seed, split: Split::Train, tidy: true, people: Vec::new(), obstacles: Vec::new(), chargers: Vec::new() }
+        Builder {
+            seed,
+            split: Split::Train,
+            tidy: true,
+            people: Vec::new(),
+            obstacles: Vec::new(),
+            chargers: Vec::new(),
+        }
     }
 
     /// One random still for training or testing, meant to be drawn at `t = 0`.
@@ -252,7 +259,9 @@ impl Builder {
                     (o, look)
                 })
                 .collect(),
-            chargers: (self.chargers.into_iter().take(4).enumerate()).map(|(i, c)| (c, ChargerLook::random(&mut stream(5, i)))).collect(),
+            chargers: (self.chargers.into_iter().take(4).enumerate())
+                .map(|(i, c)| (c, ChargerLook::random(&mut stream(5, i))))
+                .collect(),
         }
     }
 }

@@ -66,7 +66,8 @@ impl EarEvent<'_> {
         match self {
             EarEvent::Word { text, .. } => (*text).to_owned(),
             EarEvent::Utterance { words, symbols, .. } => {
-                let texts: Vec<&str> = words.iter().filter_map(|w| symbols.get(usize::from(w.symbol))).map(String::as_str).collect();
+                let texts: Vec<&str> =
+                    words.iter().filter_map(|w| symbols.get(usize::from(w.symbol))).map(String::as_str).collect();
                 texts.join(" ")
             }
         }
@@ -212,7 +213,14 @@ impl Decoder {
         }
     }
 
-    fn word(&mut self, symbol: u16, confidence: f32, symbols: &[String], sample: u64, each: &mut impl FnMut(EarEvent<'_>)) {
+    fn word(
+        &mut self,
+        symbol: u16,
+        confidence: f32,
+        symbols: &[String],
+        sample: u64,
+        each: &mut impl FnMut(EarEvent<'_>),
+    ) {
         let word = EarWord { symbol, end_sample: sample.saturating_sub(END_LAG), known_sample: sample, confidence };
         if self.words.is_empty() {
             self.start = self.voice.onset.max(word.end_sample.saturating_sub(LONGEST_WORD)).min(word.end_sample);

@@ -30,7 +30,12 @@ fn twiddles(count: usize, period: usize) -> Vec<[f32; 2]> {
 impl Default for PowerSpectrum {
     fn default() -> Self {
         let row = || vec![0.0; HALF];
-        PowerSpectrum { stage: twiddles(HALF, HALF), split: twiddles(BINS, SIZE), re: [row(), row()], im: [row(), row()] }
+        PowerSpectrum {
+            stage: twiddles(HALF, HALF),
+            split: twiddles(BINS, SIZE),
+            re: [row(), row()],
+            im: [row(), row()],
+        }
     }
 }
 

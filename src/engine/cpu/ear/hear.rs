@@ -4,7 +4,10 @@
 
 use super::{Ear, EarError, EarEvent, EarWord, Kernels};
 use crate::engine::{CancelToken, Engine, EngineError, Product, Progress, SensorReader, Session, StepSink};
-use crate::types::{AUDIO_BLOCK, AUDIO_RATE_HZ, AudioBlock, Capability, HeardWord, Job, JobInput, MAX_SOURCES, Nanos, Output, SourceId, Word};
+use crate::types::{
+    AUDIO_BLOCK, AUDIO_RATE_HZ, AudioBlock, Capability, HeardWord, Job, JobInput, MAX_SOURCES, Nanos, Output, SourceId,
+    Word,
+};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -99,7 +102,8 @@ impl EarEngine {
     /// If the file cannot be read or is no weight file of an ear.
     pub fn load(path: &Path, kernels: Kernels) -> Result<EarEngine, EngineError> {
         let fault = |e: EarError| EngineError::Load { what: path.display().to_string(), why: e.to_string() };
-        let bytes = std::fs::read(path).map_err(|source| fault(EarError::Read { path: path.display().to_string(), source }))?;
+        let bytes =
+            std::fs::read(path).map_err(|source| fault(EarError::Read { path: path.display().to_string(), source }))?;
         let fresh = Ear::from_bytes(&bytes, kernels).map_err(fault)?;
         let mut hash = [0; 16];
         hash.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
@@ -113,7 +117,12 @@ impl Engine for EarEngine {
     }
 
     fn describe(&self) -> String {
-        format!("ear ({} words, {:.1} MB, cpu/{})", self.fresh.symbols().len() - 2, self.fresh.bytes() as f64 / 1e6, self.fresh.kernels().name())
+        format!(
+            "ear ({} words, {:.1} MB, cpu/{})",
+            self.fresh.symbols().len() - 2,
+            self.fresh.bytes() as f64 / 1e6,
+            self.fresh.kernels().name()
+        )
     }
 
     fn weights_hash(&self) -> [u8; 16] {

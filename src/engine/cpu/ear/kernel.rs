@@ -163,7 +163,8 @@ mod x86 {
         while at < panels {
             // SAFETY: panels `at..at + P` exist in weights, bias and y.
             unsafe {
-                let (w, b, out) = (weights.as_ptr().add(at * panel), bias.as_ptr().add(at * PANEL), y.as_mut_ptr().add(at * PANEL));
+                let (w, b, out) =
+                    (weights.as_ptr().add(at * panel), bias.as_ptr().add(at * PANEL), y.as_mut_ptr().add(at * PANEL));
                 match panels - at {
                     1 => avx512_panels::<1>(w, x, b, out),
                     2 => avx512_panels::<2>(w, x, b, out),
@@ -183,7 +184,8 @@ mod x86 {
         let mut odd = [_mm512_setzero_ps(); P];
         // SAFETY: the caller gives P panels of x.len() inputs; every offset stays inside its panel.
         unsafe {
-            let load = |p: usize, k: usize| _mm512_cvtph_ps(_mm256_loadu_si256(weights.add(p * panel + k * PANEL).cast()));
+            let load =
+                |p: usize, k: usize| _mm512_cvtph_ps(_mm256_loadu_si256(weights.add(p * panel + k * PANEL).cast()));
             let mut k = 0;
             while k + 1 < x.len() {
                 let (a, b) = (_mm512_set1_ps(x[k]), _mm512_set1_ps(x[k + 1]));
@@ -216,7 +218,8 @@ mod x86 {
         while at < panels {
             // SAFETY: panels `at..at + P` exist in weights, bias and y.
             unsafe {
-                let (w, b, out) = (weights.as_ptr().add(at * panel), bias.as_ptr().add(at * PANEL), y.as_mut_ptr().add(at * PANEL));
+                let (w, b, out) =
+                    (weights.as_ptr().add(at * panel), bias.as_ptr().add(at * PANEL), y.as_mut_ptr().add(at * PANEL));
                 match panels - at {
                     1 => avx2_panels::<1>(w, x, b, out),
                     _ => avx2_panels::<2>(w, x, b, out),
@@ -258,7 +261,10 @@ mod x86 {
             for p in 0..P {
                 for h in 0..2 {
                     let bias = _mm256_loadu_ps(bias.add(p * PANEL + h * 8));
-                    _mm256_storeu_ps(y.add(p * PANEL + h * 8), _mm256_add_ps(_mm256_add_ps(even[p][h], odd[p][h]), bias));
+                    _mm256_storeu_ps(
+                        y.add(p * PANEL + h * 8),
+                        _mm256_add_ps(_mm256_add_ps(even[p][h], odd[p][h]), bias),
+                    );
                 }
             }
         }
@@ -286,7 +292,8 @@ mod tests {
                 matrix.times(&x, &mut y);
                 for (o, found) in y.iter().enumerate() {
                     let wanted: f64 = bias.get(o).map_or(0.0, |b| {
-                        f64::from(*b) + (0..inputs).map(|i| rows[o * inputs + i].to_f64() * f64::from(x[i])).sum::<f64>()
+                        f64::from(*b)
+                            + (0..inputs).map(|i| rows[o * inputs + i].to_f64() * f64::from(x[i])).sum::<f64>()
                     });
                     assert!((f64::from(*found) - wanted).abs() < 1e-4, "{kernels:?} {outputs}x{inputs} output {o}");
                 }

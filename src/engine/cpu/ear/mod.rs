@@ -11,8 +11,8 @@ mod net;
 mod weights;
 
 pub use decode::{EarEvent, EarWord};
-pub use hear::EarEngine;
 pub use frontend::{BANDS, HOP, WINDOW};
+pub use hear::EarEngine;
 pub use kernel::Kernels;
 pub use net::NetState;
 pub use weights::EarError;
@@ -51,7 +51,8 @@ impl Ear {
     /// # Errors
     /// If the file cannot be read or is no weight file of an ear.
     pub fn load(path: &Path) -> Result<Ear, EarError> {
-        let bytes = std::fs::read(path).map_err(|source| EarError::Read { path: path.display().to_string(), source })?;
+        let bytes =
+            std::fs::read(path).map_err(|source| EarError::Read { path: path.display().to_string(), source })?;
         Ear::from_bytes(&bytes, Kernels::best())
     }
 
@@ -90,7 +91,12 @@ impl Ear {
     }
 
     /// As [`Ear::push`]; also hands out the raw logits of each frame with the number of samples heard by then.
-    pub fn hear(&mut self, mut samples: &[f32], frame: &mut impl FnMut(u64, &[f32]), each: &mut impl FnMut(EarEvent<'_>)) {
+    pub fn hear(
+        &mut self,
+        mut samples: &[f32],
+        frame: &mut impl FnMut(u64, &[f32]),
+        each: &mut impl FnMut(EarEvent<'_>),
+    ) {
         let mut row = [0.0; BANDS];
         while !samples.is_empty() {
             let (taken, complete) = self.front.take(samples, &mut row);

@@ -111,7 +111,11 @@ impl Net {
         let blocks = weights
             .blocks
             .iter()
-            .map(|b| BlockState { normed: Ring::new(TAPS, channels), waiting: Ring::new(b.look + 1, channels), lead: b.look })
+            .map(|b| BlockState {
+                normed: Ring::new(TAPS, channels),
+                waiting: Ring::new(b.look + 1, channels),
+                lead: b.look,
+            })
             .collect();
         let state = NetState { rows: Ring::new(SPAN, BANDS), halves: Ring::new(SPAN, front), row_count: 0, blocks };
         Net {
@@ -142,8 +146,6 @@ impl Net {
     pub fn state(&self) -> &NetState {
         &self.state
     }
-
-
 
     /// Takes one row. Returns logits, one a symbol, if a frame is complete.
     pub fn push(&mut self, row: &[f32; BANDS]) -> Option<&[f32]> {

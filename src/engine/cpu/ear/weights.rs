@@ -83,7 +83,11 @@ impl File<'_> {
             return Err(fault(format!("is {:?} {:?}, needs to be F16 {shape:?}", view.dtype(), view.shape())));
         }
         let values: Vec<f16> = view.data().chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect();
-        if values.iter().all(|v| v.is_finite()) { Ok(values) } else { Err(fault("holds a value that is not finite".into())) }
+        if values.iter().all(|v| v.is_finite()) {
+            Ok(values)
+        } else {
+            Err(fault("holds a value that is not finite".into()))
+        }
     }
 
     fn singles(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, EarError> {
@@ -118,7 +122,10 @@ impl File<'_> {
 
     fn dimension(&self, name: &str) -> Result<usize, EarError> {
         let view = self.tensors.tensor(name).map_err(|e| EarError::Tensor { name: name.into(), why: e.to_string() })?;
-        view.shape().first().copied().ok_or_else(|| EarError::Tensor { name: name.into(), why: "has no dimension".into() })
+        view.shape()
+            .first()
+            .copied()
+            .ok_or_else(|| EarError::Tensor { name: name.into(), why: "has no dimension".into() })
     }
 }
 
@@ -141,7 +148,9 @@ impl Weights {
             .split(' ')
             .map(|l| l.parse().ok().filter(|&look| look < TAPS))
             .collect::<Option<_>>()
-            .ok_or_else(|| EarError::Symbols("the metadata entry `looks` must list the right context of each block".into()))?;
+            .ok_or_else(|| {
+                EarError::Symbols("the metadata entry `looks` must list the right context of each block".into())
+            })?;
         if symbols.len() < 3 || symbols.first().map(String::as_str) != Some("<blank>") {
             return Err(EarError::Symbols("the symbols must begin with <blank>".into()));
         }
@@ -181,7 +190,8 @@ impl Weights {
 
     /// Bytes the weights occupy in memory.
     pub fn bytes(&self) -> usize {
-        let blocks: usize = self.blocks.iter().map(|b| b.a.bytes() + b.b.bytes() + (b.depthwise.len() + 3 * self.channels) * 4).sum();
+        let blocks: usize =
+            self.blocks.iter().map(|b| b.a.bytes() + b.b.bytes() + (b.depthwise.len() + 3 * self.channels) * 4).sum();
         self.first.bytes() + self.second.bytes() + blocks + self.head.bytes()
     }
 }

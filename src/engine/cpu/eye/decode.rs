@@ -65,8 +65,12 @@ pub fn decode(grid: &[f32], least: f32) -> FoundList {
                 if v < floor || peaks.last().is_some_and(|p| peaks.is_full() && v <= p.0) {
                     continue;
                 }
-                let (rows, columns) = (y.saturating_sub(1)..=(y + 1).min(GRID_H - 1), x.saturating_sub(1)..=(x + 1).min(GRID_W - 1));
-                if rows.flat_map(|j| columns.clone().map(move |i| (j, i))).all(|(j, i)| grid[GRID.at(j, i) + class] <= v) {
+                let (rows, columns) =
+                    (y.saturating_sub(1)..=(y + 1).min(GRID_H - 1), x.saturating_sub(1)..=(x + 1).min(GRID_W - 1));
+                if rows
+                    .flat_map(|j| columns.clone().map(move |i| (j, i)))
+                    .all(|(j, i)| grid[GRID.at(j, i) + class] <= v)
+                {
                     let at = peaks.partition_point(|p| p.0 >= v);
                     if peaks.is_full() {
                         peaks.pop();
@@ -104,7 +108,12 @@ fn read(cell: &[f32], logit: f32, class: usize, at: usize) -> Found {
     let (x, y) = (column as f32 + 0.5, row as f32 + 0.5);
     let side = |i: usize| libm::expf(cell[4 + i].clamp(-4.0, 4.0));
     let cut = |v: f32, most: usize| (v * CELL_PX).clamp(0.0, most as f32);
-    let bbox = [cut(x - side(0), camera::WIDTH), cut(y - side(1), camera::HEIGHT), cut(x + side(2), camera::WIDTH), cut(y + side(3), camera::HEIGHT)];
+    let bbox = [
+        cut(x - side(0), camera::WIDTH),
+        cut(y - side(1), camera::HEIGHT),
+        cut(x + side(2), camera::WIDTH),
+        cut(y + side(3), camera::HEIGHT),
+    ];
     Found {
         thing: THINGS[class],
         bbox,
@@ -154,7 +163,11 @@ mod tests {
         let f = decode(&g, 0.3);
         assert_eq!(f.len(), 1);
         assert_eq!(f[0].thing, Thing::Obstacle);
-        assert!(f[0].bbox.iter().zip([288.0, 144.0, 368.0, 192.0]).all(|(a, b)| (a - b).abs() < 0.01), "{:?}", f[0].bbox);
+        assert!(
+            f[0].bbox.iter().zip([288.0, 144.0, 368.0, 192.0]).all(|(a, b)| (a - b).abs() < 0.01),
+            "{:?}",
+            f[0].bbox
+        );
         assert!((f[0].distance_m - 1.25).abs() < 1e-4 && (f[0].score - 0.9526).abs() < 1e-3);
         assert!((f[0].bearing_rad - 8.0 / 340.0).abs() < 1e-3);
         assert_eq!(detection(&f[0]).bbox_px, [288, 144, 368, 192]);

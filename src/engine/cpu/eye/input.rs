@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn each_output_pixel_is_the_mean_of_its_sixteen() {
-        let rgb: Vec<u8> = (0..640 * 480 * 3).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+        let rgb: Vec<u8> =
+            (0..640 * 480 * 3).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
         let mut out = vec![0; WIDTH * HEIGHT * 3];
         reduce(&rgb, &mut out);
         for (x, y, c) in [(0, 0, 0), (159, 119, 2), (17, 93, 1)] {

@@ -104,10 +104,25 @@ impl Conv {
     /// Packs weights `[out][in][size][size]` (size 1 or 3) and a bias for a picture shape; missing output channels are zeros.
     /// `None` if the numbers do not fit the shapes.
     #[must_use]
-    pub fn new(kernels: Kernels, from: Shape, weights: &[f32], bias: &[f32], size: usize, stride: usize, relu: bool) -> Option<Self> {
+    pub fn new(
+        kernels: Kernels,
+        from: Shape,
+        weights: &[f32],
+        bias: &[f32],
+        size: usize,
+        stride: usize,
+        relu: bool,
+    ) -> Option<Self> {
         let outputs = bias.len();
-        let to = Shape { height: from.height.div_ceil(stride), width: from.width.div_ceil(stride), channels: outputs.div_ceil(LANES) * LANES };
-        if weights.len() != outputs * from.channels * size * size || !(size == 1 || size == 3) || !to.width.is_multiple_of(5) {
+        let to = Shape {
+            height: from.height.div_ceil(stride),
+            width: from.width.div_ceil(stride),
+            channels: outputs.div_ceil(LANES) * LANES,
+        };
+        if weights.len() != outputs * from.channels * size * size
+            || !(size == 1 || size == 3)
+            || !to.width.is_multiple_of(5)
+        {
             return None;
         }
         let vectors = to.channels / LANES;
@@ -127,7 +142,8 @@ impl Conv {
                 for r in 0..size {
                     for c in 0..size {
                         let k = c * from.channels + i;
-                        packed[((o / wide * size + r) * run + k) * wide + o % wide] = weights[((o * from.channels + i) * size + r) * size + c];
+                        packed[((o / wide * size + r) * run + k) * wide + o % wide] =
+                            weights[((o * from.channels + i) * size + r) * size + c];
                     }
                 }
             }
@@ -151,7 +167,8 @@ impl Conv {
 
     /// Runs the layer; `add` (of the output's shape) is added before the ReLU. Slices of other lengths than the shapes' change nothing.
     pub fn run(&self, from: &[f32], add: Option<&[f32]>, to: &mut [f32]) {
-        let fits = from.len() == self.from.len() && to.len() == self.to.len() && add.is_none_or(|a| a.len() == self.to.len());
+        let fits =
+            from.len() == self.from.len() && to.len() == self.to.len() && add.is_none_or(|a| a.len() == self.to.len());
         if !fits {
             debug_assert!(fits, "the buffers do not have the layer's shapes");
             return;
@@ -223,7 +240,12 @@ impl Vector for [f32; LANES] {
 /// The slices have the lengths of the layer's shapes, `P` divides the output width, `NV * LANES` its channels, and the processor has the
 /// instructions of `V`.
 #[inline(always)]
-unsafe fn convolve<V: Vector, const NV: usize, const P: usize>(c: &Conv, from: &[f32], add: Option<&[f32]>, to: &mut [f32]) {
+unsafe fn convolve<V: Vector, const NV: usize, const P: usize>(
+    c: &Conv,
+    from: &[f32],
+    add: Option<&[f32]>,
+    to: &mut [f32],
+) {
     let (line, step) = (c.from.line(), c.stride * c.from.channels);
     // First tap of output pixel (0, 0): the border pixel for 3x3, the pixel itself for 1x1.
     let first = if c.rows == 3 { 0 } else { c.from.at(0, 0) };
@@ -385,11 +407,24 @@ mod tests {
     use super::*;
 
     fn numbers(n: usize, seed: u32) -> Vec<f32> {
-        (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
+        (0..n as u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 8) as f32 / (1 << 23) as f32 - 1.0)
+            .collect()
     }
 
     /// The definition, with no tricks.
-    fn plain(s: Shape, x: &[f32], w: &[f32], b: &[f32], size: usize, stride: usize, relu: bool, o: usize, y: usize, c: usize) -> f32 {
+    fn plain(
+        s: Shape,
+        x: &[f32],
+        w: &[f32],
+        b: &[f32],
+        size: usize,
+        stride: usize,
+        relu: bool,
+        o: usize,
+        y: usize,
+        c: usize,
+    ) -> f32 {
         let mut sum = b[o];
         for i in 0..s.channels {
             for r in 0..size {
@@ -404,7 +439,15 @@ mod tests {
 
     #[test]
     fn every_kernel_set_computes_the_convolution() {
-        for (channels, outputs, size, stride, h, w) in [(3, 16, 3, 2, 12, 40), (16, 32, 3, 1, 7, 20), (32, 48, 3, 1, 4, 10), (32, 96, 3, 2, 5, 10), (96, 128, 3, 2, 8, 10), (64, 32, 1, 1, 3, 5), (48, 9, 1, 1, 6, 40)] {
+        for (channels, outputs, size, stride, h, w) in [
+            (3, 16, 3, 2, 12, 40),
+            (16, 32, 3, 1, 7, 20),
+            (32, 48, 3, 1, 4, 10),
+            (32, 96, 3, 2, 5, 10),
+            (96, 128, 3, 2, 8, 10),
+            (64, 32, 1, 1, 3, 5),
+            (48, 9, 1, 1, 6, 40),
+        ] {
             let from = Shape { height: h, width: w, channels };
             let mut x = vec![0.0; from.len()];
             for y in 0..h {
@@ -413,11 +456,15 @@ mod tests {
             }
             let (weights, bias) = (numbers(outputs * channels * size * size, 5), numbers(outputs, 9));
             for kernels in [Kernels::Scalar, Kernels::Avx2, Kernels::Avx512] {
-                let conv = Conv::new(kernels.supported(), from, &weights, &bias, size, stride, true).expect("the shapes fit");
+                let conv =
+                    Conv::new(kernels.supported(), from, &weights, &bias, size, stride, true).expect("the shapes fit");
                 let mut out = vec![0.0; conv.to().len()];
                 conv.run(&x, None, &mut out);
-                for (o, y, c) in [(0, 0, 0), (outputs - 1, conv.to().height - 1, conv.to().width - 1), (outputs / 2, 1, 3)] {
-                    let (got, want) = (out[conv.to().at(y, c) + o], plain(from, &x, &weights, &bias, size, stride, true, o, y, c));
+                for (o, y, c) in
+                    [(0, 0, 0), (outputs - 1, conv.to().height - 1, conv.to().width - 1), (outputs / 2, 1, 3)]
+                {
+                    let (got, want) =
+                        (out[conv.to().at(y, c) + o], plain(from, &x, &weights, &bias, size, stride, true, o, y, c));
                     assert!((got - want).abs() < 2e-4, "{kernels:?} {channels}->{outputs}: {got} for {want}");
                 }
                 assert!(out[..conv.to().line()].iter().all(|v| *v == 0.0), "the border stays zero");

@@ -39,9 +39,12 @@ impl Eye {
     /// The file cannot be read or does not hold this network's tensors.
     pub fn load(file: &Path, kernels: Kernels) -> Result<Self, EngineError> {
         let failed = |why: String| EngineError::Load { what: file.display().to_string(), why };
-        let bytes = std::fs::read(file).map_err(|e| failed(format!("cannot be read ({e}); give the folder that holds the engines with --assets")))?;
+        let bytes = std::fs::read(file).map_err(|e| {
+            failed(format!("cannot be read ({e}); give the folder that holds the engines with --assets"))
+        })?;
         let tensors = tensors(&bytes).map_err(&failed)?;
-        let network = Network::new(&tensors, kernels.supported()).map_err(|e| failed(format!("{e}; the file and this program do not belong together")))?;
+        let network = Network::new(&tensors, kernels.supported())
+            .map_err(|e| failed(format!("{e}; the file and this program do not belong together")))?;
         let mut hash = [0; 16];
         hash.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
         let spare: Vec<_> = (0..SPARE).map(|_| network.activations()).collect();
@@ -81,7 +84,9 @@ fn tensors(bytes: &[u8]) -> Result<Tensors, String> {
         let numbers = match t.dtype() {
             safetensors::Dtype::F16 => halves().map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
             safetensors::Dtype::BF16 => halves().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
-            safetensors::Dtype::F32 => t.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            safetensors::Dtype::F32 => {
+                t.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            }
             other => return Err(format!("holds `{name}` as {other:?}; f16, bf16 or f32 is needed")),
         };
         out.insert(name, (t.shape().to_vec(), numbers));
@@ -173,10 +178,22 @@ impl Engine for Eye {
             return Err(EngineError::Unsupported("the eye looks at frames only".into()));
         };
         let frame = sensors.frame(job.source, seq).ok_or_else(|| EngineError::InputGone(format!("frame {seq}")))?;
-        if frame.width as usize != camera::WIDTH || frame.height as usize != camera::HEIGHT || frame.bytes.len() != FRAME_BYTES {
-            return Err(EngineError::Unsupported(format!("the eye needs frames of 640x480, this one has {}x{}; set the camera to 640x480", frame.width, frame.height)));
+        if frame.width as usize != camera::WIDTH
+            || frame.height as usize != camera::HEIGHT
+            || frame.bytes.len() != FRAME_BYTES
+        {
+            return Err(EngineError::Unsupported(format!(
+                "the eye needs frames of 640x480, this one has {}x{}; set the camera to 640x480",
+                frame.width, frame.height
+            )));
         }
-        Ok(Box::new(EyeSession { look: Look::new(self), frame: Some(frame), seq, captured: Nanos::default(), last: Progress::More }))
+        Ok(Box::new(EyeSession {
+            look: Look::new(self),
+            frame: Some(frame),
+            seq,
+            captured: Nanos::default(),
+            last: Progress::More,
+        }))
     }
 }
 
@@ -203,7 +220,8 @@ impl Session for EyeSession {
         } else if self.look.done() == before && before < STEPS {
             Progress::Stopped
         } else {
-            let detections: ArrayVec<_, { crate::types::MAX_DETECTIONS }> = self.look.found(LEAST_SCORE).iter().map(decode::detection).collect();
+            let detections: ArrayVec<_, { crate::types::MAX_DETECTIONS }> =
+                self.look.found(LEAST_SCORE).iter().map(decode::detection).collect();
             sink.output = Some(Output::Seen { seq: self.seq, captured: self.captured, detections });
             Progress::Done
         };

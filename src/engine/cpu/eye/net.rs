@@ -72,7 +72,15 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    fn layer(&mut self, name: &str, from: usize, outputs: usize, stride: usize, relu: bool, add: Option<usize>) -> Result<usize, NetworkError> {
+    fn layer(
+        &mut self,
+        name: &str,
+        from: usize,
+        outputs: usize,
+        stride: usize,
+        relu: bool,
+        add: Option<usize>,
+    ) -> Result<usize, NetworkError> {
         let tensor = |part: &str| {
             let key = format!("{name}.{part}");
             self.tensors.get(&key).ok_or(NetworkError::Missing(key))
@@ -82,7 +90,8 @@ impl Plan<'_> {
         if bias.len() != outputs || dims.len() != 4 {
             return Err(wrong());
         }
-        let conv = Conv::new(self.kernels, self.shapes[from], weights, bias, dims[2], stride, relu).ok_or_else(wrong)?;
+        let conv =
+            Conv::new(self.kernels, self.shapes[from], weights, bias, dims[2], stride, relu).ok_or_else(wrong)?;
         self.shapes.push(conv.to());
         let (layer, to) = (self.layers.len(), self.shapes.len() - 1);
         self.layers.push(conv);
@@ -148,7 +157,10 @@ impl Network {
     /// Buffers for one frame.
     #[must_use]
     pub fn activations(&self) -> Activations {
-        Activations { buffers: self.shapes.iter().map(|s| vec![0.0; s.len()]).collect(), small: vec![0; input::WIDTH * input::HEIGHT * 3] }
+        Activations {
+            buffers: self.shapes.iter().map(|s| vec![0.0; s.len()]).collect(),
+            small: vec![0; input::WIDTH * input::HEIGHT * 3],
+        }
     }
 
     /// Reduces a 640x480 picture into the buffers.
