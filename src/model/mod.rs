@@ -1,1 +1,48 @@
-//! What a network is: shapes, weights, tokenizer, sampling. Files flow in, mapped tensors flow out.
+//! What a network is: files in Hugging Face layout, their checks, the tokenizer, the chat format, sampling.
+//! Flows in: a model directory. Flows out: typed configuration, mapped weights, token ids and text.
+
+pub mod chat;
+pub mod checkpoint;
+pub mod qwen2;
+pub mod sampling;
+pub mod tokenizer;
+
+use std::path::{Path, PathBuf};
+
+/// Why a model directory cannot be used; every message says what, where and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A file was read but its content is not what the model needs.
+    #[error("{}: {reason}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// One sentence.
+        reason: String,
+    },
+}
+
+impl ModelError {
+    pub(crate) fn invalid(path: &Path, reason: impl Into<String>) -> ModelError {
+        ModelError::Invalid { path: path.to_owned(), reason: reason.into() }
+    }
+}
+
+/// Reads a whole small file.
+pub(crate) fn read_text(path: &Path) -> Result<String, ModelError> {
+    std::fs::read_to_string(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })
+}
+
+/// Reads and parses a small JSON file.
+pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, ModelError> {
+    serde_json::from_str(&read_text(path)?)
+        .map_err(|error| ModelError::invalid(path, format!("is not valid JSON ({error})")))
+}

@@ -2,3 +2,6 @@
 
 pub mod ear;
 pub mod eye;
+pub mod kernels;
+pub mod pool;
+pub mod qwen2;

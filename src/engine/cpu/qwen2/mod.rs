@@ -1,0 +1,12 @@
+//! Qwen2 and Qwen2.5 on the CPU.
+//! Flows in: a model directory and tokens. Flows out: logits, tokens, text; in steps that can be cancelled inside.
+
+mod decoder;
+mod generate;
+mod kv;
+mod parallel;
+
+pub use decoder::{Decoder, DecoderOptions};
+pub use generate::{Finish, Generation, PromptError, Step, common_prefix};
+pub use kv::KvCache;
+pub use parallel::Cancelled;

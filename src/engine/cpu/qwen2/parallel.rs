@@ -1,0 +1,164 @@
+//! Matrix products and attention spread over the workers of a pool.
+//! Flows in: whole matrices and activations of one chunk. Flows out: results in the caller's buffers, unless cancelled.
+//!
+//! Each result element is computed by exactly one worker in an order that does not depend on which, so any number of
+//! threads gives the same bits.
+
+use super::kv::KvCache;
+use crate::engine::CancelToken;
+use crate::engine::cpu::kernels::{Attend, Kernels, MAX_QUERIES, Multiply};
+use crate::engine::cpu::pool::Pool;
+use crate::model::qwen2::{Matrix, Qwen2Config};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// The step was cancelled; nothing of it counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cancelled;
+
+/// A raw pointer that workers may share; each writes a part that no other touches.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+// SAFETY: the users below give every worker disjoint elements.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    /// A method, so that closures capture the wrapper and not the bare pointer.
+    fn pointer(self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// The threads and instruction set of one lane.
+pub(super) struct Workers {
+    pub pool: Pool,
+    pub kernels: &'static Kernels,
+}
+
+/// Rows that a worker takes at a time: enough to stream, few enough to balance.
+fn rows_per_claim(rows: usize, threads: usize) -> usize {
+    (rows / (threads * 4)).clamp(16, 128).next_multiple_of(8)
+}
+
+impl Workers {
+    /// out[i][t] = matrix[i] x[t] for several matrices with the same input.
+    pub(super) fn multiply<const N: usize>(
+        &mut self,
+        mut products: [(&Matrix, &mut [f32]); N],
+        x: &[f32],
+        tokens: usize,
+        cancel: &CancelToken,
+    ) -> Result<(), Cancelled> {
+        let (kernels, threads) = (self.kernels, self.pool.threads());
+        let total: usize = products.iter().map(|(matrix, _)| matrix.rows).sum();
+        let step = rows_per_claim(total, threads);
+        let tasks: [(&Matrix, Shared); N] = std::array::from_fn(|i| {
+            let (matrix, y) = &mut products[i];
+            assert!(x.len() >= tokens * matrix.columns && y.len() >= tokens * matrix.rows);
+            (*matrix, Shared(y.as_mut_ptr()))
+        });
+        let claims: usize = tasks.iter().map(|(matrix, _)| matrix.rows.div_ceil(step)).sum();
+        let next = AtomicUsize::new(0);
+        self.pool.run(&|_| {
+            loop {
+                let mut claim = next.fetch_add(1, Relaxed);
+                if claim >= claims || cancel.is_cancelled() {
+                    return;
+                }
+                for (matrix, y) in &tasks {
+                    let here = matrix.rows.div_ceil(step);
+                    if claim >= here {
+                        claim -= here;
+                        continue;
+                    }
+                    let task = Multiply {
+                        weights: matrix.bytes().as_ptr(),
+                        element: matrix.element,
+                        rows: claim * step..((claim + 1) * step).min(matrix.rows),
+                        columns: matrix.columns,
+                        x: x.as_ptr(),
+                        tokens,
+                        y: y.pointer(),
+                        y_stride: matrix.rows,
+                    };
+                    // SAFETY: the kernels were chosen for this CPU; the matrix's bytes were checked against its shape
+                    // when it was loaded, x and y above; claims give each worker rows of its own.
+                    unsafe { (kernels.multiply)(&task, cancel) };
+                    break;
+                }
+            }
+        });
+        if cancel.is_cancelled() { Err(Cancelled) } else { Ok(()) }
+    }
+
+    /// Causal attention of `tokens` new positions of one layer; their keys and values are already written.
+    pub(super) fn attend(
+        &mut self,
+        config: &Qwen2Config,
+        (kv, layer): (&KvCache, usize),
+        (query, tokens): (&[f32], usize),
+        out: &mut [f32],
+        scores: &mut [f32],
+        cancel: &CancelToken,
+    ) -> Result<(), Cancelled> {
+        let (heads, head_dim, kernels) = (config.heads, config.head_dim, self.kernels);
+        let group = heads / config.kv_heads;
+        let stride = kv.capacity();
+        assert!(scores.len() >= self.pool.threads() * MAX_QUERIES * stride);
+        assert!(query.len() >= tokens * heads * head_dim && out.len() >= tokens * heads * head_dim);
+        let per_head = (tokens * group).div_ceil(MAX_QUERIES);
+        let (out, scores) = (Shared(out.as_mut_ptr()), Shared(scores.as_mut_ptr()));
+        let next = AtomicUsize::new(0);
+        self.pool.run(&|worker| {
+            loop {
+                let claim = next.fetch_add(1, Relaxed);
+                if claim >= per_head * config.kv_heads || cancel.is_cancelled() {
+                    return;
+                }
+                let (head, tile) = (claim / per_head, claim % per_head);
+                let first = tile * MAX_QUERIES;
+                let mut call = Attend {
+                    queries: [std::ptr::null(); MAX_QUERIES],
+                    results: [std::ptr::null_mut(); MAX_QUERIES],
+                    lengths: [0; MAX_QUERIES],
+                    count: MAX_QUERIES.min(tokens * group - first),
+                    keys: kv.keys(layer, head).as_ptr(),
+                    values: kv.values(layer, head).as_ptr(),
+                    head_dim,
+                    scale: 1.0 / (head_dim as f32).sqrt(),
+                    // SAFETY: each worker has its own MAX_QUERIES rows; the length was checked above.
+                    scores: unsafe { scores.pointer().add(worker * MAX_QUERIES * stride) },
+                    scores_stride: stride,
+                };
+                for i in 0..call.count {
+                    let (token, member) = ((first + i) / group, (first + i) % group);
+                    let at = (token * heads + head * group + member) * head_dim;
+                    call.queries[i] = query[at..].as_ptr();
+                    // SAFETY: `at` lies within `out`, whose length was checked above.
+                    call.results[i] = unsafe { out.pointer().add(at) };
+                    call.lengths[i] = kv.len() + token + 1;
+                }
+                // SAFETY: the kernels were chosen for this CPU; lengths stay within the cache's capacity, which the
+                // caller checked; results of different claims are disjoint.
+                unsafe { (kernels.attend)(&mut call) };
+            }
+        });
+        if cancel.is_cancelled() { Err(Cancelled) } else { Ok(()) }
+    }
+
+    /// RMS norm of `tokens` rows.
+    pub(super) fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        for (x, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {
+            // SAFETY: all three rows have `weight.len()` elements; the kernels were chosen for this CPU.
+            unsafe { (self.kernels.rms_norm)(x.as_ptr(), weight.as_ptr(), eps, out.as_mut_ptr(), weight.len()) };
+        }
+    }
+
+    /// out = silu(gate) * up.
+    pub(super) fn swiglu(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert!(gate.len() == out.len() && up.len() == out.len());
+        // SAFETY: lengths were checked; the kernels were chosen for this CPU.
+        unsafe { (self.kernels.swiglu)(gate.as_ptr(), up.as_ptr(), out.as_mut_ptr(), out.len()) };
+    }
+}

@@ -1,0 +1,137 @@
+//! Weights in safetensors files, one or many, mapped into memory and never copied.
+//! Flows in: a model directory. Flows out: [`Tensor`]s by name: type, shape and bytes inside the mapping.
+
+use super::{ModelError, read_json};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How the elements of a weight matrix are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    F16,
+    /// IEEE single precision.
+    F32,
+}
+
+impl Element {
+    /// Bytes of one element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Element::Bf16 | Element::F16 => 2,
+            Element::F32 => 4,
+        }
+    }
+}
+
+/// One tensor of a checkpoint; cloning shares the mapping.
+#[derive(Clone)]
+pub struct Tensor {
+    map: Arc<Mmap>,
+    range: Range<usize>,
+    /// Element type in the file.
+    pub dtype: Dtype,
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+}
+
+impl Tensor {
+    /// The tensor's bytes as stored, little-endian, row-major.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map[self.range.clone()]
+    }
+}
+
+/// All tensors of a model directory.
+pub struct Checkpoint {
+    directory: PathBuf,
+    tensors: BTreeMap<String, Tensor>,
+    bytes: u64,
+}
+
+impl Checkpoint {
+    /// Maps `model.safetensors`, or every file that `model.safetensors.index.json` names. Only headers are read.
+    ///
+    /// # Errors
+    /// No such file, a header that does not parse, a file shorter than its header says, or a shard that lacks a tensor
+    /// the index puts there.
+    pub fn open(directory: &Path) -> Result<Checkpoint, ModelError> {
+        let mut checkpoint = Checkpoint { directory: directory.to_owned(), tensors: BTreeMap::new(), bytes: 0 };
+        let single = directory.join("model.safetensors");
+        let index = directory.join("model.safetensors.index.json");
+        if single.is_file() {
+            checkpoint.add_file(&single)?;
+        } else if index.is_file() {
+            checkpoint.add_shards(&index)?;
+        } else {
+            let reason = "has neither model.safetensors nor model.safetensors.index.json; give a directory in Hugging Face layout";
+            return Err(ModelError::invalid(directory, reason));
+        }
+        Ok(checkpoint)
+    }
+
+    fn add_shards(&mut self, index: &Path) -> Result<(), ModelError> {
+        let json = read_json(index)?;
+        let Some(map) = json.get("weight_map").and_then(|map| map.as_object()) else {
+            return Err(ModelError::invalid(index, "has no `weight_map` object"));
+        };
+        let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (tensor, file) in map {
+            let Some(file) = file.as_str().filter(|file| !file.contains(['/', '\\'])) else {
+                return Err(ModelError::invalid(index, format!("`{tensor}` is not mapped to a plain file name")));
+            };
+            files.entry(file).or_default().push(tensor);
+        }
+        for (file, tensors) in files {
+            let path = self.directory.join(file);
+            self.add_file(&path)?;
+            if let Some(missing) = tensors.iter().find(|name| !self.tensors.contains_key(**name)) {
+                let reason = format!("lacks `{missing}`, which the index puts there; download the checkpoint again");
+                return Err(ModelError::invalid(&path, reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<(), ModelError> {
+        let read_error = |source| ModelError::Read { path: path.to_owned(), source };
+        let file = File::open(path).map_err(read_error)?;
+        // SAFETY: the mapping is read-only; as with every mapped file, a writer that truncates it while we run would
+        // fault. Model files are installed whole and never edited in place.
+        let map = unsafe { Mmap::map(&file) }.map_err(read_error)?;
+        self.bytes += map.len() as u64;
+        let map = Arc::new(map);
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
+            ModelError::invalid(path, format!("is damaged or cut short ({error}); download it again"))
+        })?;
+        let data = header + 8;
+        for (name, info) in metadata.tensors() {
+            let range = data + info.data_offsets.0..data + info.data_offsets.1;
+            let tensor = Tensor { map: Arc::clone(&map), range, dtype: info.dtype, shape: info.shape.clone() };
+            self.tensors.insert(name, tensor);
+        }
+        Ok(())
+    }
+
+    /// The directory the checkpoint was opened from.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The tensor called `name`.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// Bytes of all weight files.
+    pub fn file_bytes(&self) -> u64 {
+        self.bytes
+    }
+}

@@ -1,0 +1,8 @@
+//! Qwen2 and Qwen2.5, dense: configuration and weights as Hugging Face stores them.
+//! Flows in: a model directory. Flows out: [`Qwen2Config`] and [`Qwen2Weights`], checked against each other.
+
+mod config;
+mod weights;
+
+pub use config::Qwen2Config;
+pub use weights::{Layer, Matrix, Qwen2Weights};

@@ -1,0 +1,227 @@
+//! The weights of a Qwen2 checkpoint, by their role in the network.
+//! Flows in: a [`Checkpoint`] and the [`Qwen2Config`] it must fit. Flows out: matrices inside the mapping and the few
+//! vectors (norms, biases) as f32; or one error that lists what is missing or misshapen, before anything is allocated.
+
+use super::Qwen2Config;
+use crate::model::ModelError;
+use crate::model::checkpoint::{Checkpoint, Element, Tensor};
+use half::{bf16, f16};
+use safetensors::Dtype;
+use std::path::Path;
+
+/// A row-major matrix as the checkpoint stores it.
+#[derive(Clone)]
+pub struct Matrix {
+    tensor: Tensor,
+    /// Storage of one element.
+    pub element: Element,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub columns: usize,
+}
+
+impl Matrix {
+    /// All rows, `columns * element.bytes()` bytes each.
+    pub fn bytes(&self) -> &[u8] {
+        self.tensor.bytes()
+    }
+
+    /// Widens one row into `out`, which has `columns` elements.
+    pub fn widen_row(&self, row: usize, out: &mut [f32]) {
+        let length = self.columns * self.element.bytes();
+        widen(&self.bytes()[row * length..(row + 1) * length], self.element, out);
+    }
+}
+
+/// One decoder layer.
+pub struct Layer {
+    /// RMS norm before attention.
+    pub attention_norm: Vec<f32>,
+    /// Query projection.
+    pub query: Matrix,
+    /// Key projection.
+    pub key: Matrix,
+    /// Value projection.
+    pub value: Matrix,
+    /// Query bias.
+    pub query_bias: Vec<f32>,
+    /// Key bias.
+    pub key_bias: Vec<f32>,
+    /// Value bias.
+    pub value_bias: Vec<f32>,
+    /// Attention output projection.
+    pub output: Matrix,
+    /// RMS norm before the feed-forward layer.
+    pub feed_norm: Vec<f32>,
+    /// Gate projection.
+    pub gate: Matrix,
+    /// Up projection.
+    pub up: Matrix,
+    /// Down projection.
+    pub down: Matrix,
+}
+
+/// Configuration and weights of one model.
+pub struct Qwen2Weights {
+    /// Shape and constants.
+    pub config: Qwen2Config,
+    /// Token embedding, `[vocab_size][hidden_size]`.
+    pub embedding: Matrix,
+    /// Decoder layers in order.
+    pub layers: Vec<Layer>,
+    /// RMS norm before the head.
+    pub final_norm: Vec<f32>,
+    /// Output head; the embedding when tied.
+    pub head: Matrix,
+    /// Bytes of the weight files.
+    pub file_bytes: u64,
+}
+
+impl Qwen2Weights {
+    /// Opens a model directory: `config.json` and the safetensors files. Weights are mapped, not read.
+    ///
+    /// # Errors
+    /// What [`Qwen2Config::load`] and [`Checkpoint::open`] refuse, and one list of missing or misshapen tensors.
+    pub fn open(directory: &Path) -> Result<Qwen2Weights, ModelError> {
+        let config = Qwen2Config::load(directory)?;
+        let checkpoint = Checkpoint::open(directory)?;
+        check(&checkpoint, &config)?;
+        Self::collect(&checkpoint, config)
+    }
+
+    fn collect(checkpoint: &Checkpoint, config: Qwen2Config) -> Result<Qwen2Weights, ModelError> {
+        let matrix = |name: &str| find(checkpoint, name).map(matrix_of);
+        let vector = |name: &str| find(checkpoint, name).map(vector_of);
+        let mut layers = Vec::with_capacity(config.layers);
+        for index in 0..config.layers {
+            let matrix = |part: &str| matrix(&format!("model.layers.{index}.{part}"));
+            let vector = |part: &str| vector(&format!("model.layers.{index}.{part}"));
+            layers.push(Layer {
+                attention_norm: vector("input_layernorm.weight")?,
+                query: matrix("self_attn.q_proj.weight")?,
+                key: matrix("self_attn.k_proj.weight")?,
+                value: matrix("self_attn.v_proj.weight")?,
+                query_bias: vector("self_attn.q_proj.bias")?,
+                key_bias: vector("self_attn.k_proj.bias")?,
+                value_bias: vector("self_attn.v_proj.bias")?,
+                output: matrix("self_attn.o_proj.weight")?,
+                feed_norm: vector("post_attention_layernorm.weight")?,
+                gate: matrix("mlp.gate_proj.weight")?,
+                up: matrix("mlp.up_proj.weight")?,
+                down: matrix("mlp.down_proj.weight")?,
+            });
+        }
+        let embedding = matrix("model.embed_tokens.weight")?;
+        let head = if config.tied { embedding.clone() } else { matrix("lm_head.weight")? };
+        let final_norm = vector("model.norm.weight")?;
+        Ok(Qwen2Weights { config, embedding, layers, final_norm, head, file_bytes: checkpoint.file_bytes() })
+    }
+}
+
+/// Names and shapes of every tensor the network needs.
+fn expected(config: &Qwen2Config) -> Vec<(String, Vec<usize>)> {
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let mut list = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![config.vocab_size, hidden]),
+        ("model.norm.weight".to_owned(), vec![hidden]),
+    ];
+    if !config.tied {
+        list.push(("lm_head.weight".to_owned(), vec![config.vocab_size, hidden]));
+    }
+    for layer in 0..config.layers {
+        for (part, shape) in [
+            ("input_layernorm.weight", vec![hidden]),
+            ("self_attn.q_proj.weight", vec![queries, hidden]),
+            ("self_attn.q_proj.bias", vec![queries]),
+            ("self_attn.k_proj.weight", vec![keys, hidden]),
+            ("self_attn.k_proj.bias", vec![keys]),
+            ("self_attn.v_proj.weight", vec![keys, hidden]),
+            ("self_attn.v_proj.bias", vec![keys]),
+            ("self_attn.o_proj.weight", vec![hidden, queries]),
+            ("post_attention_layernorm.weight", vec![hidden]),
+            ("mlp.gate_proj.weight", vec![inner, hidden]),
+            ("mlp.up_proj.weight", vec![inner, hidden]),
+            ("mlp.down_proj.weight", vec![hidden, inner]),
+        ] {
+            list.push((format!("model.layers.{layer}.{part}"), shape));
+        }
+    }
+    list
+}
+
+/// Checks all tensors and reports every kind of trouble in one sentence.
+fn check(checkpoint: &Checkpoint, config: &Qwen2Config) -> Result<(), ModelError> {
+    let mut trouble: Vec<String> = Vec::new();
+    for (name, shape) in expected(config) {
+        match checkpoint.get(&name) {
+            None => trouble.push(format!("`{name}` is missing")),
+            Some(tensor) if tensor.shape != shape => {
+                trouble.push(format!("`{name}` has shape {:?}, config.json makes it {shape:?}", tensor.shape));
+            }
+            Some(tensor) if element_of(tensor.dtype).is_none() => {
+                trouble.push(format!("`{name}` is stored as {:?}; bf16, f16 and f32 are supported", tensor.dtype));
+            }
+            Some(_) => {}
+        }
+    }
+    if trouble.is_empty() {
+        return Ok(());
+    }
+    let shown = trouble.iter().take(5).cloned().collect::<Vec<_>>().join("; ");
+    let more = if trouble.len() > 5 { format!("; and {} more", trouble.len() - 5) } else { String::new() };
+    let reason = format!("the weights do not fit config.json: {shown}{more}");
+    Err(ModelError::invalid(checkpoint.directory(), reason))
+}
+
+fn find<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<&'a Tensor, ModelError> {
+    checkpoint
+        .get(name)
+        .ok_or_else(|| ModelError::invalid(checkpoint.directory(), format!("tensor `{name}` is missing")))
+}
+
+fn element_of(dtype: Dtype) -> Option<Element> {
+    match dtype {
+        Dtype::BF16 => Some(Element::Bf16),
+        Dtype::F16 => Some(Element::F16),
+        Dtype::F32 => Some(Element::F32),
+        _ => None,
+    }
+}
+
+fn matrix_of(tensor: &Tensor) -> Matrix {
+    Matrix {
+        element: element_of(tensor.dtype).unwrap_or(Element::F32),
+        rows: tensor.shape[0],
+        columns: tensor.shape[1],
+        tensor: tensor.clone(),
+    }
+}
+
+fn vector_of(tensor: &Tensor) -> Vec<f32> {
+    let mut values = vec![0.0; tensor.shape.iter().product()];
+    widen(tensor.bytes(), element_of(tensor.dtype).unwrap_or(Element::F32), &mut values);
+    values
+}
+
+/// Widens little-endian elements; `bytes` holds `out.len()` of them.
+fn widen(bytes: &[u8], element: Element, out: &mut [f32]) {
+    match element {
+        Element::Bf16 => {
+            for (pair, out) in bytes.chunks_exact(2).zip(out) {
+                *out = bf16::from_le_bytes([pair[0], pair[1]]).to_f32();
+            }
+        }
+        Element::F16 => {
+            for (pair, out) in bytes.chunks_exact(2).zip(out) {
+                *out = f16::from_le_bytes([pair[0], pair[1]]).to_f32();
+            }
+        }
+        Element::F32 => {
+            for (four, out) in bytes.chunks_exact(4).zip(out) {
+                *out = f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+            }
+        }
+    }
+}
