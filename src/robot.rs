@@ -1,6 +1,7 @@
 //! The live loop: threads and rings around the pure core. Features, lane events, the voice's report and health flow in
 //! over wait-free rings; commands to lanes, acts to the body and one record per tick flow out the same way.
 
+pub mod engines;
 pub mod inbox;
 pub mod realtime;
 pub mod thread;

@@ -98,6 +98,11 @@ impl Kernels {
         Self::available()[0]
     }
 
+    /// The reference set: the same bits on every machine.
+    pub fn scalar() -> &'static Kernels {
+        &scalar::KERNELS
+    }
+
     /// The set called `name`, if this processor can run it.
     pub fn named(name: &str) -> Option<&'static Kernels> {
         Self::available().into_iter().find(|set| set.name == name)
