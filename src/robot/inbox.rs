@@ -22,8 +22,8 @@ pub struct Inbox {
     pub health: Vec<rtrb::Consumer<SourceHealth>>,
     /// Set by whoever releases a latched halt.
     pub release_halt: Arc<AtomicBool>,
-    /// Sources reported as absent, for the health that the inbox adds itself.
-    absent: [bool; MAX_SOURCES],
+    /// Sources last reported as absent; for the health that the inbox adds itself. Starts as all false.
+    pub absent: [bool; MAX_SOURCES],
 }
 
 impl Inbox {
