@@ -368,4 +368,4 @@ impl<T: Serialize> Record for T {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

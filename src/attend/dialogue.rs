@@ -388,4 +388,4 @@ fn shed(source: SourceId, why: Why, at: &mut Moment<'_>) {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;
