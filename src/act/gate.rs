@@ -64,6 +64,7 @@ pub struct Gate {
     near: Option<Nanos>,
     /// A hand released the halt although these still stand; they halt again once they have been over.
     excused: bool,
+    present: Option<Why>,
     ids: u32,
     moving: Option<ActionId>,
     beat: Option<Nanos>,
@@ -73,6 +74,11 @@ impl Gate {
     /// Halt is latched.
     pub fn halted(&self) -> bool {
         self.latched.is_some()
+    }
+
+    /// The hazard that stood at the last [`Gate::watch`].
+    pub fn present(&self) -> Option<Why> {
+        self.present
     }
 
     /// Takes one frame's features: the newest frame of a camera says whether something looms there.
@@ -124,6 +130,7 @@ impl Gate {
         out: &mut Outputs,
     ) -> (Option<Hazard>, bool) {
         let hazard = self.hazard(world, now, config);
+        self.present = hazard.map(|hazard| hazard.why);
         let mut latched_now = false;
         match (hazard, &mut self.latched) {
             (Some(hazard), Some(latched)) => {
