@@ -1,0 +1,276 @@
+//! Microphones through cpal (ALSA). A device of any rate and format flows in; 16 kHz mono blocks with the instant of their
+//! first sample, and with what the loudspeaker played then, flow to the feed. The audio callback only copies into a
+//! ring; the microphone's own thread does the rest, notices when nothing comes any more, and opens the device anew.
+
+use super::assemble::BlockAssembler;
+use super::feed::SourceFeed;
+use super::played::PlayedSound;
+use super::resample::Resampler;
+use super::sound_device::{self, Way};
+use crate::config::MicrophoneConfig;
+use crate::time::Clock;
+use crate::types::{Nanos, Stamp};
+use cpal::traits::{DeviceTrait, StreamTrait};
+use cpal::{BufferSize, StreamConfig, StreamError};
+use rtrb::{Consumer, Producer, RingBuffer};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A missing device is looked for again this often.
+const RETRY: Duration = Duration::from_millis(500);
+/// No sound for this long: the device is opened anew. Many periods even of a slow device.
+const STALLED: Nanos = Nanos::from_ms(800);
+/// Until the first sound of a device: some take their time.
+const STARTING: Nanos = Nanos::from_s(3);
+/// The thread looks at the ring at least this often.
+const NAP: Duration = Duration::from_millis(4);
+/// The echo reference is taken this much early, so that the echo never precedes it however the two clocks' estimates
+/// err. The echo filter learns the difference.
+const REFERENCE_LEAD: Nanos = Nanos::from_ms(8);
+/// Chunks that may wait between callback and thread.
+const CHUNKS: usize = 64;
+
+/// What the microphone counted.
+#[derive(Debug, Default)]
+pub struct MicrophoneCounters {
+    /// Blocks handed on.
+    pub blocks: AtomicU64,
+    /// Overruns that the device reported.
+    pub overruns: AtomicU64,
+    /// Chunks that found no room in the ring.
+    pub dropped: AtomicU64,
+    /// Times the device was opened.
+    pub opened: AtomicU64,
+}
+
+/// A microphone's thread.
+pub struct Microphone {
+    stop: Arc<AtomicBool>,
+    counters: Arc<MicrophoneCounters>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Microphone {
+    /// Starts listening; the device need not be there yet. `played` is what the loudspeaker plays, if there is one.
+    ///
+    /// # Errors
+    /// If the system has no thread left.
+    pub fn start(
+        config: MicrophoneConfig,
+        feed: SourceFeed,
+        played: Option<Arc<PlayedSound>>,
+        clock: Arc<dyn Clock>,
+    ) -> io::Result<Microphone> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let counters = Arc::new(MicrophoneCounters::default());
+        let worker = Worker {
+            config,
+            feed,
+            played,
+            clock,
+            counters: Arc::clone(&counters),
+            stop: Arc::clone(&stop),
+            assembler: BlockAssembler::new(),
+        };
+        let thread = std::thread::Builder::new().name("microphone".to_owned()).spawn(move || worker.run())?;
+        Ok(Microphone { stop, counters, thread: Some(thread) })
+    }
+
+    /// What it counted so far.
+    pub fn counters(&self) -> &MicrophoneCounters {
+        &self.counters
+    }
+}
+
+impl Drop for Microphone {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A piece of sound on its way from the callback: its samples are in the ring of samples.
+#[derive(Debug, Clone, Copy)]
+struct Chunk {
+    captured: Nanos,
+    stamp: Stamp,
+    samples: usize,
+}
+
+struct Opened {
+    stream: Option<cpal::Stream>,
+    chunks: Consumer<Chunk>,
+    samples: Consumer<f32>,
+    failed: Arc<AtomicBool>,
+    resampler: Resampler,
+    /// Time by which the resampler's output lags behind its input.
+    delay: Nanos,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        // Closing a device whose server died may hang: let it hang elsewhere.
+        if let Some(stream) = self.stream.take() {
+            let _ = std::thread::Builder::new().name("close-sound".to_owned()).spawn(move || drop(stream));
+        }
+    }
+}
+
+struct Worker {
+    config: MicrophoneConfig,
+    feed: SourceFeed,
+    played: Option<Arc<PlayedSound>>,
+    clock: Arc<dyn Clock>,
+    counters: Arc<MicrophoneCounters>,
+    stop: Arc<AtomicBool>,
+    assembler: BlockAssembler,
+}
+
+impl Worker {
+    fn run(mut self) {
+        // Said once per absence, however often it is tried again.
+        let mut told = false;
+        while !self.stop.load(Ordering::Relaxed) {
+            let heard = self.counters.blocks.load(Ordering::Relaxed);
+            let outcome = self.open().and_then(|mut opened| {
+                self.counters.opened.fetch_add(1, Ordering::Relaxed);
+                self.listen(&mut opened, &mut told)
+            });
+            if let Err(why) = outcome {
+                self.feed.present(false);
+                self.assembler.interrupted();
+                let delivered = self.counters.blocks.load(Ordering::Relaxed) > heard;
+                if !std::mem::replace(&mut told, true) || delivered {
+                    tracing::warn!(microphone = %self.config.name, device = %self.config.device,
+                        "the microphone does not deliver ({why}); it is taken up when it returns");
+                }
+                std::thread::sleep(RETRY);
+            }
+        }
+    }
+
+    fn open(&self) -> Result<Opened, String> {
+        let device = sound_device::find(&self.config.device, Way::In)?;
+        let offered = device.default_input_config().map_err(|why| format!("it offers no sound: {why}"))?;
+        let format = offered.sample_format();
+        if !sound_device::is_known(format) {
+            return Err(format!("its samples ({format}) are not supported"));
+        }
+        let (rate_hz, channels) = (offered.sample_rate(), offered.channels());
+        let resampler = Resampler::new(rate_hz, 1)?;
+        let delay = Nanos(resampler.delay_samples() as u64 * 1_000_000_000 / u64::from(rate_hz));
+        let build = |buffer_size| {
+            let (to_thread, chunks) = RingBuffer::new(CHUNKS);
+            // A second of sound.
+            let (samples_to_thread, samples) = RingBuffer::new(rate_hz as usize);
+            let failed = Arc::new(AtomicBool::new(false));
+            let mut callback = Callback {
+                channels: usize::from(channels),
+                chunks: to_thread,
+                samples: samples_to_thread,
+                counters: Arc::clone(&self.counters),
+                clock: Arc::clone(&self.clock),
+            };
+            let (failing, counters) = (Arc::clone(&failed), Arc::clone(&self.counters));
+            let stream = device.build_input_stream_raw(
+                &StreamConfig { channels, sample_rate: rate_hz, buffer_size },
+                format,
+                move |data, info| callback.take(data, info),
+                move |error| match error {
+                    StreamError::BufferUnderrun => {
+                        counters.overruns.fetch_add(1, Ordering::Relaxed);
+                    }
+                    _ => failing.store(true, Ordering::Relaxed),
+                },
+                Some(Duration::from_millis(200)),
+            );
+            stream.map(|stream| (stream, chunks, samples, failed))
+        };
+        let built = build(BufferSize::Fixed(sound_device::period_frames(rate_hz)));
+        let built = built.or_else(|_| build(BufferSize::Default)).map_err(|why| format!("it cannot be opened: {why}"));
+        let (stream, chunks, samples, failed) = built?;
+        stream.play().map_err(|why| format!("it cannot be started: {why}"))?;
+        tracing::info!(microphone = %self.config.name, device = %self.config.device,
+            "microphone opened: {rate_hz} Hz, {channels} channels, {format}");
+        Ok(Opened { stream: Some(stream), chunks, samples, failed, resampler, delay })
+    }
+
+    fn listen(&mut self, opened: &mut Opened, told: &mut bool) -> Result<(), String> {
+        let mut last = self.clock.now();
+        let mut patience = STARTING;
+        let mut mono = Vec::with_capacity(8_192);
+        while !self.stop.load(Ordering::Relaxed) {
+            if opened.failed.load(Ordering::Relaxed) {
+                return Err("the device failed".to_owned());
+            }
+            let Ok(chunk) = opened.chunks.pop() else {
+                if self.clock.now().since(last) > patience {
+                    return Err(format!("no sound for {} ms", patience.as_ms()));
+                }
+                std::thread::sleep(NAP);
+                continue;
+            };
+            if std::mem::take(told) {
+                tracing::info!(microphone = %self.config.name, device = %self.config.device, "the microphone is back");
+            }
+            (last, patience) = (self.clock.now(), STALLED);
+            mono.clear();
+            if let Ok(read) = opened.samples.read_chunk(chunk.samples) {
+                opened.resampler.push(read, |sample| mono.push(sample));
+            }
+            let captured = chunk.captured.since(opened.delay);
+            let (feed, played, counters) = (&mut self.feed, &self.played, &self.counters);
+            self.assembler.push(captured, chunk.stamp, &mono, |mut block| {
+                if let Some(played) = played {
+                    played.read(block.captured.after(REFERENCE_LEAD), &mut block.played);
+                }
+                counters.blocks.fetch_add(1, Ordering::Relaxed);
+                feed.sound(&block);
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The audio callback's side: no allocation, no lock.
+struct Callback {
+    channels: usize,
+    chunks: Producer<Chunk>,
+    samples: Producer<f32>,
+    counters: Arc<MicrophoneCounters>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Callback {
+    fn take(&mut self, data: &cpal::Data, info: &cpal::InputCallbackInfo) {
+        let now = self.clock.now();
+        let frames = data.len() / self.channels;
+        if self.chunks.is_full() || self.samples.slots() < frames {
+            self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let stamps = info.timestamp();
+        // The device says how long ago the first sample was captured; cpal's own clock may be another one.
+        let (captured, stamp) = match stamps.callback.duration_since(&stamps.capture) {
+            Some(age) if age < Duration::from_secs(2) => (now.since(Nanos(age.as_nanos() as u64)), Stamp::Device),
+            _ => (now, Stamp::Arrival),
+        };
+        let (mut sum, mut channel) = (0.0, 0);
+        let (samples, channels) = (&mut self.samples, self.channels);
+        sound_device::read(data, |sample| {
+            sum += sample;
+            channel += 1;
+            if channel == channels {
+                // There is room: checked above.
+                let _ = samples.push(sum / channels as f32);
+                (sum, channel) = (0.0, 0);
+            }
+        });
+        let _ = self.chunks.push(Chunk { captured, stamp, samples: frames });
+    }
+}
