@@ -156,18 +156,21 @@ def reply(s, intent, slot=None):
 # What the robot has no answer for, in words the ear can report; "~" held out. None contains a whole core of an intent.
 OTHER = ["c", ["where is the door", "where is the wall", "how far is the wall", "how far is the way", "find the door", "go to the wall", "do you see the door", "do you see the wall",
                "can you see the door", "is the door far", "is the robot slow", "how much is three", "where is my <unk>", "where is the <unk>", "how far is the <unk>", "do you see the <unk>",
-               "who is <unk>", "who is the <unk>", "what is <unk>", "what is your <unk>", "what is one <unk>", "tell me the <unk>", "tell me <unk> <unk>", "give me the <unk>", "give me one <unk>",
+               "what is <unk>", "what is your <unk>", "what is one <unk>", "tell me the <unk>", "tell me <unk> <unk>", "give me the <unk>", "give me one <unk>",
                "go to the <unk>", "find the <unk>", "find my <unk>", "can you <unk>", "can you <unk> the <unk>", "do you <unk> me", "do you <unk> the <unk>", "how <unk> are you", "where do you <unk>",
                "<unk> the door", "<unk> the <unk>", "<unk> me", "<unk> me the <unk>", "what do you <unk>", "yes", "no", "danger", "continue", "again", "<unk>", "<unk> <unk>", "<unk> <unk> <unk>", "is the <unk> <unk>",
                "~how far is the door", "~find the wall", "~go to the door", "~can you see the wall", "~give me your <unk>", "~tell me your <unk>", "~what is the <unk>", "~where is your <unk>", "~can you <unk> me"]]
 INTENTS = dict(LANGUAGE["intents"], other=OTHER)
 LONG = ["story", "report"]
 SHORT = [i for i in INTENTS if i not in LONG]
-DECIDE = ["come", "follow", "charge", "forward", "clear"]  # what is right depends on two facts of the scene: asked three times as often in training
+DECIDE = ["come", "follow", "charge", "forward", "clear"]  # what is right depends on two facts of the scene: asked four times as often in training
+LOOK = ["see", "who", "where", "hello", "name", "battery"]  # twice as often
 FUNCTION = ["the", "to", "is", "do", "please", "your", "my", "now", "there", "here", "robot", "me"]   # words the ear loses, doubles or mistakes
 MISTAKE = {"the": ["to", UNK], "to": ["the", UNK], "is": ["now", UNK], "now": ["no", "low"], "your": ["the", UNK], "my": ["the", UNK], "please": [UNK], "robot": [UNK], "here": [UNK]}
 # One word that settles an intent alone: any other word may then be unheard.
-KEY = {"battery": "battery", "story": "story", "report": "report", "name": "name", "forward": "forward", "hand": "hand", "follow": "follow", "thanks": "thanks"}
+KEY = {"battery": "battery", "story": "story", "report": "report", "name": "name", "forward": "forward", "hand": "hand", "follow": "follow", "thanks": "thanks", "hello": "hello", "clear": "clear"}
+MANNER = ["again", "slow", "fast", "here", "there"]   # what an order may end with
+
 SALAD = [w for w in LANGUAGE["words"] if w not in set(KEY.values()) | set("stop halt wait stay left right around ahead forward back help home raised story".split())]
 
 
@@ -213,6 +216,10 @@ def disturb(rng, intent, slot, text):
         i = rng.choice([i for i, x in enumerate(w) if x != key] or [None])
         if i is None: return None
         w[i:i + 1] = [UNK] if rng.random() < .6 else []
+    elif rng.random() < .3 and ("your" in w or "are you" in text):     # of the robot in the third person
+        w = text.replace("are you", "is the robot").replace("your", "the robot").split()
+    elif intent in ("turn", "forward", "back", "come", "follow", "report", "story", "thanks") and rng.random() < .3:
+        w.append(rng.choice(MANNER))
     elif rng.random() < .25:                            # noise before or after is reported as an unknown word
         w = [UNK] + w if rng.random() < .5 else w + [UNK]
     else:
@@ -233,7 +240,7 @@ def salad(rng):
 
 def utterance(rng, split="train", noise=.25, among=None):
     """split: train (disturbed with that chance) | combo | core -> (intent, slot, text), the intent one of `among` if given."""
-    names = list(INTENTS) + (DECIDE * 2 + ["other"] if split == "train" else [])
+    names = list(INTENTS) + (DECIDE * 3 + LOOK + ["other"] if split == "train" else [])
     names = [i for i in names if among is None or i in among]
     while True:
         intent = rng.choice(names)

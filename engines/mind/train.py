@@ -8,7 +8,7 @@ import argparse, json, os, random, time
 for v in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"): os.environ.setdefault(v, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch, torch.nn as nn, torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 import grammar as G
 
@@ -163,16 +163,16 @@ def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--out", required=True)
     a.add_argument("--minutes", type=float, default=25, help="training time, scoring apart; the learning rate falls to zero at its end")
-    a.add_argument("--init", help="weights (.pt) of an earlier run to go on from, with a new seed for the data")
+    a.add_argument("--init", help="folder of an earlier run to go on from; give another seed, and so other data")
     a.add_argument("--steps", type=int, default=0, help="a number of steps in place of a time, so that a run can be repeated")
     for name, value in dict(dim=128, layers=4, heads=4, kv=4, ff=448, vocab=1024, scenes=6, asks=5, warmup=100, seed=0, eval_n=100).items(): a.add_argument("--" + name.replace("_", "-"), type=int, default=value)
     for name, value in dict(lr=2e-3, decay=0.05, embed_std=0.3, digit=3, long=0.12, eval_every=240).items(): a.add_argument("--" + name.replace("_", "-"), type=float, default=value)
     a = a.parse_args()
     torch.set_num_threads(1); torch.manual_seed(a.seed); rng = random.Random(1000 + a.seed)
     os.makedirs(a.out, exist_ok=True)
-    tok = make_tokenizer(a.vocab)
+    tok = Tokenizer.from_file(os.path.join(a.init, "tokenizer.json")) if a.init else make_tokenizer(a.vocab)
     m = Mind(dict(vocab_size=tok.get_vocab_size(), hidden_size=a.dim, intermediate_size=a.ff, num_hidden_layers=a.layers, num_attention_heads=a.heads, num_key_value_heads=a.kv), a.embed_std)
-    if a.init: m.load_state_dict(torch.load(a.init))
+    if a.init: m.load_state_dict(load_file(os.path.join(a.init, "model.safetensors")))
     log = open(os.path.join(a.out, "log.jsonl"), "w")
     def say(**k): print(json.dumps(k), file=log, flush=True); print(json.dumps(k), flush=True)
     say(parameters=sum(p.numel() for p in m.parameters()), args=vars(a), vocab=tok.get_vocab_size())
@@ -184,6 +184,7 @@ def main():
     spent = last = 0.0; step = tokens = examples = 0; avg = None; t = time.time()
     for ids, pos, mask, pick, want in batches(rng, tok, a.scenes, a.asks, a.long):
         done = step / a.steps if a.steps else spent / (a.minutes * 60)
+        if step % 200 == 199: save(m, tok, a.out)
         if done >= 1: break
         for g in opt.param_groups: g["lr"] = a.lr * min(1, (step + 1) / a.warmup) * min(1, (1 - done) / 0.6 + 0.005)   # flat for 40 %, then a line to zero
         logits, digit = m(ids, pos, mask, pick), is_digit[want]
@@ -200,7 +201,7 @@ def main():
             last = spent; m.eval()
             say(step=step, s=round(spent), **{f"{u}/{w}": score(m, tok, G.cases(77, a.eval_n, u, w))[0] for _, u, w in G.HELDOUT})
             m.train(); save(m, tok, a.out); t = time.time()
-    m.eval(); save(m, tok, a.out); torch.save(m.state_dict(), os.path.join(a.out, "raw.pt"))
+    m.eval(); save(m, tok, a.out)
     say(step=step, train_s=round(spent), examples=examples, tokens=tokens, bytes=os.path.getsize(os.path.join(a.out, "model.safetensors")))
 
 
