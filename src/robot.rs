@@ -4,6 +4,8 @@
 pub mod engines;
 pub mod inbox;
 pub mod realtime;
+pub mod session;
+pub mod sources;
 pub mod thread;
 pub mod tick;
 
@@ -11,3 +13,18 @@ pub use inbox::Inbox;
 pub use realtime::{Claim, Claims};
 pub use thread::{Robot, Stopped};
 pub use tick::{Beats, RobotParts, TickCore, TickLoop, TickRecord, record_rings};
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Set by SIGUSR1: somebody releases a latched halt by hand.
+static RELEASE: AtomicBool = AtomicBool::new(false);
+
+/// Asks the running loop to release a latched halt.
+pub fn request_release() {
+    RELEASE.store(true, Ordering::Release);
+}
+
+/// Whether a release was asked for since the last call.
+pub fn take_release_request() -> bool {
+    RELEASE.swap(false, Ordering::AcqRel)
+}

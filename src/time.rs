@@ -132,6 +132,12 @@ pub fn sleep_until(instant: Nanos) {
     }
 }
 
+/// Unix time minus CLOCK_MONOTONIC, ns: what turns the session's instants into dates.
+pub fn unix_offset_ns() -> i64 {
+    let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    unix.as_nanos() as i64 - Monotonic.now().0 as i64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

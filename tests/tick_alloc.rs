@@ -11,6 +11,7 @@ use sage::config::ScheduleConfig;
 use sage::dispatch::load::Load;
 use sage::dispatch::{Executor, Schedule, Want};
 use sage::robot::{Inbox, RobotParts, TickCore, TickLoop, record_rings};
+use sage::sense::feed::{Intake, Sensed};
 use sage::time::{Beat, Clock, Monotonic};
 use sage::types::*;
 use std::sync::Arc;
@@ -78,8 +79,7 @@ fn ten_thousand_ticks_allocate_nothing() {
     let mut body = TickLoop::new(RobotParts {
         core: Box::new(BusyCore { schedule: Schedule::new(&ScheduleConfig::default()), answer: None }),
         inbox: Inbox {
-            cameras: vec![camera],
-            microphones: vec![microphone],
+            sensors: Intake::new(vec![camera, microphone]),
             voice: Some(voice),
             ..Inbox::default()
         },
@@ -96,8 +96,8 @@ fn ten_thousand_ticks_allocate_nothing() {
     let mut decisions = 0;
     for tick in 1..=10_000u64 {
         let captured = clock.now();
-        let _ = frames.push(features(tick, captured));
-        let _ = sounds.push(sound(tick, captured));
+        let _ = frames.push(Sensed::Camera(features(tick, captured)));
+        let _ = sounds.push(Sensed::Sound(sound(tick, captured)));
         let _ = reports.push(VoiceReport::default());
         let beat = Beat { tick, due: captured, woke: captured, skipped: 0 };
         let before = calls();

@@ -93,7 +93,8 @@ pub struct BodyLink {
     pub acts: Producer<Act>,
     /// Reports of the voice.
     pub reports: Consumer<VoiceReport>,
-    thread: std::thread::Thread,
+    /// The body's thread, to be woken after acts were sent.
+    pub thread: std::thread::Thread,
     /// Acts that found no room.
     pub dropped: u64,
 }

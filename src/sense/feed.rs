@@ -6,7 +6,7 @@ use super::features::CameraFeatureExtractor;
 use super::sound::AudioFeatureExtractor;
 use super::store::SensorStore;
 use crate::types::{
-    AudioBlock, AudioFeatures, CameraFeatures, Frame, Inputs, SourceHealth, SourceId, SourceKind, Status,
+    AudioBlock, AudioFeatures, CameraFeatures, Frame, Inputs, MAX_SOURCES, SourceHealth, SourceId, SourceKind, Status,
 };
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::sync::Arc;
@@ -173,77 +173,89 @@ impl SourceFeed {
 }
 
 /// The tick's end of all sources.
+#[derive(Default)]
 pub struct Intake {
     sources: Vec<Consumer<Sensed>>,
+    /// Sources whose device is gone, for the health that the intake adds itself.
+    absent: [bool; MAX_SOURCES],
 }
 
 impl Intake {
     /// The rings in the order of the sources.
     pub fn new(sources: Vec<Consumer<Sensed>>) -> Intake {
-        Intake { sources }
+        Intake { sources, absent: [false; MAX_SOURCES] }
     }
 
-    /// Moves everything that has arrived into the tick's inputs. Never waits, never allocates; where a list is full its
-    /// oldest entry makes room and counts as dropped.
+    /// Moves what has arrived into the tick's inputs, whose lists are empty. Never waits, never allocates. Of frames the
+    /// newest count: older ones that do not fit are dropped and reported as such. Sound keeps its order; what does not
+    /// fit waits for the next tick.
     pub fn drain_into(&mut self, inputs: &mut Inputs) {
-        for (index, ring) in self.sources.iter_mut().enumerate() {
+        let Intake { sources, absent } = self;
+        for (index, ring) in sources.iter_mut().enumerate() {
             let source = SourceId(index as u8);
             // Only what is there now: a fast source must not hold the tick.
             for _ in 0..ring.slots() {
+                if matches!(ring.peek(), Ok(Sensed::Sound(_))) && inputs.audio.is_full() {
+                    break;
+                }
                 match ring.pop() {
                     Ok(Sensed::Camera(features)) => {
-                        if let Some(lost) = make_room(&mut inputs.camera, |f| f.source) {
-                            note_dropped(inputs, lost);
+                        if inputs.camera.is_full() {
+                            let own = inputs.camera.iter().position(|older| older.source == features.source);
+                            let lost = inputs.camera.remove(own.unwrap_or(0)).source;
+                            note(inputs, absent, lost, 1);
                         }
                         inputs.camera.push(features);
                     }
-                    Ok(Sensed::Sound(features)) => {
-                        if let Some(lost) = make_room(&mut inputs.audio, |f| f.source) {
-                            note_dropped(inputs, lost);
-                        }
-                        inputs.audio.push(features);
-                    }
-                    Ok(Sensed::Status(status)) => inputs.status = Some(status),
+                    Ok(Sensed::Sound(features)) => inputs.audio.push(features),
+                    Ok(Sensed::Status(status)) => inputs.status = Some(merged(inputs.status, status)),
                     Ok(Sensed::Health(health)) => {
-                        let slot = health_of(inputs, source);
-                        if let Some(slot) = slot {
-                            slot.present = health.present;
-                            slot.dropped = slot.dropped.saturating_add(health.dropped);
-                        }
+                        absent[index] = !health.present;
+                        note(inputs, absent, source, health.dropped);
                     }
                     Err(_) => break,
                 }
             }
         }
+        inputs.camera.sort_unstable_by_key(|frame| (frame.captured, frame.source, frame.seq));
     }
 }
 
-fn make_room<T: Copy, const N: usize>(
-    list: &mut arrayvec::ArrayVec<T, N>,
-    source: impl Fn(&T) -> SourceId,
-) -> Option<SourceId> {
-    if list.is_full() { list.pop_at(0).map(|old| source(&old)) } else { None }
-}
-
-fn note_dropped(inputs: &mut Inputs, source: SourceId) {
-    if let Some(slot) = health_of(inputs, source) {
-        slot.dropped = slot.dropped.saturating_add(1);
+/// The newer report, except that danger reported in between is not forgotten.
+fn merged(before: Option<Status>, newer: Status) -> Status {
+    let Some(before) = before else { return newer };
+    let either = |a: Option<bool>, b: Option<bool>| if a == Some(true) { a } else { b.or(a) };
+    Status {
+        bumper: either(before.bumper, newer.bumper),
+        estop: either(before.estop, newer.estop),
+        range_mm: match (before.range_mm, newer.range_mm) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => b.or(a),
+        },
+        battery_percent: newer.battery_percent.or(before.battery_percent),
+        ..newer
     }
 }
 
-fn health_of(inputs: &mut Inputs, source: SourceId) -> Option<&mut SourceHealth> {
-    if let Some(index) = inputs.health.iter().position(|h| h.source == source) {
-        return inputs.health.get_mut(index);
+/// Adds to what is already reported of the source in this tick.
+fn note(inputs: &mut Inputs, absent: &[bool; MAX_SOURCES], source: SourceId, dropped: u16) {
+    let present = !absent.get(usize::from(source.0)).copied().unwrap_or(false);
+    match inputs.health.iter_mut().find(|known| known.source == source) {
+        Some(known) => {
+            known.present = present;
+            known.dropped = known.dropped.saturating_add(dropped);
+        }
+        None => {
+            let _ = inputs.health.try_push(SourceHealth { source, present, dropped }); // one entry per source fits
+        }
     }
-    inputs.health.try_push(SourceHealth { source, present: true, dropped: 0 }).ok()?;
-    inputs.health.last_mut()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::SensorReader;
-    use crate::types::{AUDIO_BLOCK, Nanos};
+    use crate::types::{AUDIO_BLOCK, Looming, Nanos};
 
     fn frame(seq: u64) -> Frame {
         Frame { seq, captured: Nanos::from_ms(100 * seq), width: 8, height: 6, bytes: vec![7; 144], ..Frame::default() }
@@ -281,24 +293,19 @@ mod tests {
     }
 
     #[test]
-    fn more_than_a_tick_takes_is_dropped_oldest_first_and_counted() {
-        let (_store, mut camera, mut mic, mut intake) = house();
-        for seq in 0..6 {
-            camera.frame(frame(seq));
-        }
+    fn sound_that_the_ring_cannot_hold_is_counted_and_told() {
+        let (_store, _camera, mut mic, mut intake) = house();
         for seq in 0..(WAITING as u64 + 10) {
             mic.sound(&block(seq));
         }
+        // The ring holds a health note and 63 blocks, of which a tick takes 16.
+        for _ in 0..4 {
+            intake.drain_into(&mut Inputs::default());
+        }
+        mic.sound(&block(99));
         let mut inputs = Inputs::default();
         intake.drain_into(&mut inputs);
-        assert_eq!(inputs.camera.iter().map(|f| f.seq).collect::<Vec<_>>(), [2, 3, 4, 5]);
-        assert_eq!(inputs.health[0].dropped, 2);
-        // The ring holds a health note and 63 blocks, of which the tick takes the newest 16; the rest is told next time.
-        assert_eq!((inputs.audio.len(), inputs.audio[15].seq, inputs.health[1].dropped), (16, 62, 47));
-        let mut next = Inputs::default();
-        mic.sound(&block(99));
-        intake.drain_into(&mut next);
-        assert_eq!((next.audio[0].seq, next.health[0].dropped), (99, 11));
+        assert_eq!((inputs.audio[0].seq, inputs.health[0].dropped), (99, 11));
     }
 
     #[test]
@@ -311,5 +318,70 @@ mod tests {
         let mut inputs = Inputs::default();
         intake.drain_into(&mut inputs);
         assert_eq!(inputs.health.as_slice(), [SourceHealth { source: SourceId(0), present: false, dropped: 0 }]);
+    }
+
+
+    fn seen(seq: u64) -> Sensed {
+        Sensed::Camera(CameraFeatures {
+            source: SourceId(0),
+            seq,
+            captured: Nanos(seq),
+            stamp: Default::default(),
+            luma: Default::default(),
+            motion: Default::default(),
+            looming: Looming::default(),
+            lost: 0,
+        })
+    }
+
+    #[test]
+    fn of_too_many_frames_the_newest_are_kept_and_the_rest_is_reported_as_dropped() {
+        let (mut frames, ring) = RingBuffer::new(16);
+        for seq in 0..7 {
+            frames.push(seen(seq)).expect("room");
+        }
+        let mut inputs = Inputs::default();
+        Intake::new(vec![ring]).drain_into(&mut inputs);
+        assert_eq!(inputs.camera.iter().map(|f| f.seq).collect::<Vec<_>>(), [3, 4, 5, 6]);
+        assert_eq!(inputs.health.as_slice(), [SourceHealth { source: SourceId(0), present: true, dropped: 3 }]);
+    }
+
+    #[test]
+    fn sound_that_does_not_fit_comes_with_the_next_tick_in_order() {
+        let (mut sound, ring) = RingBuffer::new(32);
+        for seq in 0..20 {
+            let features = AudioFeatures {
+                source: SourceId(0),
+                seq,
+                captured: Nanos(seq),
+                stamp: Default::default(),
+                band_cdb: Default::default(),
+                level_cdb: 0,
+                voice_permille: 0,
+                echo_permille: 0,
+                lost: 0,
+            };
+            sound.push(Sensed::Sound(features)).expect("room");
+        }
+        let mut intake = Intake::new(vec![ring]);
+        let mut heard = Vec::new();
+        for _ in 0..2 {
+            let mut inputs = Inputs::default();
+            intake.drain_into(&mut inputs);
+            heard.extend(inputs.audio.iter().map(|block| block.seq));
+        }
+        assert_eq!(heard, (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_bumper_press_between_two_ticks_is_seen_even_if_it_was_released_again() {
+        let (mut reports, ring) = RingBuffer::new(4);
+        let press = Status { bumper: Some(true), range_mm: Some(100), ..Status::default() };
+        reports.push(Sensed::Status(press)).expect("room");
+        reports.push(Sensed::Status(Status { seq: 1, bumper: Some(false), ..Status::default() })).expect("room");
+        let mut inputs = Inputs::default();
+        Intake::new(vec![ring]).drain_into(&mut inputs);
+        let status = inputs.status.expect("reported");
+        assert_eq!((status.seq, status.bumper, status.range_mm), (1, Some(true), Some(100)));
     }
 }

@@ -9,6 +9,7 @@ pub mod looming;
 pub mod mjpeg;
 pub mod played;
 pub mod player;
+pub mod resample;
 pub mod scene;
 pub mod sound;
 pub mod spectrum;
