@@ -2,6 +2,7 @@
 //! Nothing here reads a clock, waits or allocates after construction. The whole state can be written as a keyframe and
 //! read back; each tick extends a BLAKE3 chain over what went in, what came out and the state's numbers.
 
+use crate::act::gate::Gate;
 use crate::attend::attention::Attention;
 use crate::attend::budget::Budget;
 use crate::attend::dialogue::{Dialogue, Ended, Moment};
@@ -9,7 +10,6 @@ use crate::attend::metabolism::{Metabolism, Situation};
 use crate::attend::periodic::{Periodic, Round};
 use crate::attend::trust::Came;
 use crate::attend::world::World;
-use crate::act::gate::Gate;
 use crate::config::CoreConfig;
 use crate::dispatch::schedule::job_of;
 use crate::dispatch::{Admission, Schedule, Verdict, Want};

@@ -55,7 +55,8 @@ impl Session for Breath {
 #[test]
 fn a_thousand_jobs_pass_a_lane_without_an_allocation_on_either_side() {
     let (lane, mut handle) =
-        Executor::spawn("lane", vec![Box::new(Weightless)], Arc::new(NoSensors), Arc::new(Monotonic)).expect("a thread");
+        Executor::spawn("lane", vec![Box::new(Weightless)], Arc::new(NoSensors), Arc::new(Monotonic))
+            .expect("a thread");
     let mut run = |id: u64| {
         let before = calls();
         handle.send(&Command::Submit(job(id, Capability::Load, Class::Background, Nanos::NEVER)));

@@ -112,8 +112,7 @@ impl World {
         for _ in 0..self.dice.below(4) {
             let want = self.random_want(now);
             if let Some(id) = self.schedule.want(&want, now, out) {
-                let life =
-                    Life { class: Some(want.class), submitted: now, deadline: want.deadline, ..Life::default() };
+                let life = Life { class: Some(want.class), submitted: now, deadline: want.deadline, ..Life::default() };
                 assert!(self.lives.insert(id, life).is_none(), "seed {}: {id:?} twice", self.seed);
             }
         }

@@ -43,7 +43,11 @@ impl TickCore for BusyCore {
             based_on: Default::default(),
             why: Why::Periodic,
         };
-        self.schedule.want(&want(Capability::Load, Class::Background, JobInput::Steps { steps: 1, step_us: 5 }), now, out);
+        self.schedule.want(
+            &want(Capability::Load, Class::Background, JobInput::Steps { steps: 1, step_us: 5 }),
+            now,
+            out,
+        );
         match inputs.tick % 8 {
             0 => {
                 let input = JobInput::Ask { prompt: Prompt::from("what is ahead").expect("short"), max_tokens: 9 };
@@ -69,8 +73,7 @@ fn ten_thousand_ticks_allocate_nothing() {
     let clock: Arc<dyn Clock> = Arc::new(Monotonic);
     let engines: Vec<Box<dyn sage::engine::Engine>> =
         vec![Box::new(Talker { words: 12 }), Box::new(Load::busy(Arc::clone(&clock)))];
-    let (lane, handle) =
-        Executor::spawn("lane", engines, Arc::new(NoSensors), Arc::clone(&clock)).expect("a thread");
+    let (lane, handle) = Executor::spawn("lane", engines, Arc::new(NoSensors), Arc::clone(&clock)).expect("a thread");
     let (mut frames, camera) = rtrb::RingBuffer::new(8);
     let (mut sounds, microphone) = rtrb::RingBuffer::new(8);
     let (mut reports, voice) = rtrb::RingBuffer::new(8);
@@ -78,11 +81,7 @@ fn ten_thousand_ticks_allocate_nothing() {
     let (records, mut recorder) = record_rings(4);
     let mut body = TickLoop::new(RobotParts {
         core: Box::new(BusyCore { schedule: Schedule::new(&ScheduleConfig::default()), answer: None }),
-        inbox: Inbox {
-            sensors: Intake::new(vec![camera, microphone]),
-            voice: Some(voice),
-            ..Inbox::default()
-        },
+        inbox: Inbox { sensors: Intake::new(vec![camera, microphone]), voice: Some(voice), ..Inbox::default() },
         lanes: vec![handle],
         acts,
         actor: Some(std::thread::current()),

@@ -6,9 +6,7 @@ use super::detectors::Conflict;
 use super::salience::SourceSalience;
 use super::trust::Trust;
 use crate::config::{CoreConfig, span_ms};
-use crate::types::{
-    Decision, Inputs, MAX_SOURCES, Nanos, Outputs, Salience, SourceHealth, SourceId, SourceKind,
-};
+use crate::types::{Decision, Inputs, MAX_SOURCES, Nanos, Outputs, Salience, SourceHealth, SourceId, SourceKind};
 use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};
 
@@ -172,8 +170,10 @@ impl Attention {
             (None, None) => false,
             (None, Some(_)) => true,
             (Some(focus), Some((source, _))) if source == focus => false,
-            (Some(_), Some((_, most))) => most > held + FOCUS_BAND && now.since(self.focus_faded) >= Nanos(FOCUS_HOLD.0 / 2)
-                || now.since(self.focus_faded) >= FOCUS_HOLD,
+            (Some(_), Some((_, most))) => {
+                most > held + FOCUS_BAND && now.since(self.focus_faded) >= Nanos(FOCUS_HOLD.0 / 2)
+                    || now.since(self.focus_faded) >= FOCUS_HOLD
+            }
             (Some(_), None) => now.since(self.focus_faded) >= FOCUS_HOLD,
         };
         if moves {

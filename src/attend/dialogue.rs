@@ -137,9 +137,9 @@ impl Dialogue {
     }
 
     fn reflex(&mut self, source: SourceId, heard: &HeardWord, at: &mut Moment<'_>) {
-        let again = self.reflex_at.is_some_and(|last| {
-            heard.ended.since(last) < SAME_WORD && last.since(heard.ended) < SAME_WORD
-        });
+        let again = self
+            .reflex_at
+            .is_some_and(|last| heard.ended.since(last) < SAME_WORD && last.since(heard.ended) < SAME_WORD);
         if again || heard.score_permille < REFLEX_SCORE {
             return;
         }
@@ -199,7 +199,8 @@ impl Dialogue {
 
     fn ask(&mut self, source: SourceId, prompt: Prompt, to: Nanos, at: &mut Moment<'_>) {
         let max_tokens = at.config.schedule.reason_max_tokens;
-        let want = want(source, JobInput::Ask { prompt, max_tokens }, to, self.heard_seq, ahead_words(at), Why::Spoken, at);
+        let want =
+            want(source, JobInput::Ask { prompt, max_tokens }, to, self.heard_seq, ahead_words(at), Why::Spoken, at);
         if !at.budget.allows(Class::Dialogue, Capability::Reason) {
             return at.desk.shed(&want, Why::OverBudget, at.out);
         }
@@ -337,7 +338,8 @@ impl Dialogue {
         if !turn.decoding {
             return;
         }
-        let allowed = turn.base.saturating_add(turn.allowed(self.own.report(), at.config.schedule.speak_ahead_ms, WORD_MS));
+        let allowed =
+            turn.base.saturating_add(turn.allowed(self.own.report(), at.config.schedule.speak_ahead_ms, WORD_MS));
         if allowed > turn.credit && at.desk.credit(turn.job, allowed, at.out) {
             turn.credit = allowed;
         }
@@ -356,15 +358,7 @@ fn scene(at: &Moment<'_>) -> Scene {
     Scene::of_detections(&seen, at.world.status().and_then(|status| status.battery_percent))
 }
 
-fn want(
-    source: SourceId,
-    input: JobInput,
-    to: Nanos,
-    seq: u64,
-    credit_words: u16,
-    why: Why,
-    at: &Moment<'_>,
-) -> Want {
+fn want(source: SourceId, input: JobInput, to: Nanos, seq: u64, credit_words: u16, why: Why, at: &Moment<'_>) -> Want {
     let deadline = to.after(span_ms(at.config.schedule.reason_deadline_ms));
     let mut based_on = ArrayVec::new();
     based_on.push(BasedOn { source, seq, captured: to });

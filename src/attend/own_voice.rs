@@ -113,8 +113,7 @@ impl OwnVoice {
                 let near = match said.played {
                     Some(played) => played.since(at) <= MATCH && at.since(played) <= MATCH,
                     None => {
-                        said.utterance == self.report.utterance
-                            && said.index <= self.report.played_words + AHEAD_WORDS
+                        said.utterance == self.report.utterance && said.index <= self.report.played_words + AHEAD_WORDS
                     }
                 };
                 near && same(&said.word, word)

@@ -209,14 +209,7 @@ fn last_source(config: &CoreConfig) -> SourceId {
     SourceId(config.sources.len().clamp(1, MAX_SOURCES) as u8 - 1)
 }
 
-fn simple(
-    capability: Capability,
-    source: SourceId,
-    class: Class,
-    input: JobInput,
-    deadline: Nanos,
-    why: Why,
-) -> Want {
+fn simple(capability: Capability, source: SourceId, class: Class, input: JobInput, deadline: Nanos, why: Why) -> Want {
     Want {
         capability,
         source,

@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod run;
 mod shell;
+mod show;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;

@@ -126,7 +126,8 @@ impl Stage {
             let now = inputs.now;
             let hearing = JobId(u64::MAX); // replaced below by a job that is open
             let words: ArrayVec<HeardWord, MAX_WORDS> = text.split(' ').map(|text| word(text, now)).collect();
-            let _ = inputs.events.try_push(LaneEvent::Utterance { job: hearing, source: EAR, words, from: now, to: now });
+            let _ =
+                inputs.events.try_push(LaneEvent::Utterance { job: hearing, source: EAR, words, from: now, to: now });
         });
     }
 
@@ -289,8 +290,7 @@ fn the_hash_tells_one_changed_bit_at_its_tick_and_ever_after() {
     let same = hashes(0);
     assert_eq!(same, hashes(0));
     for (change, at) in [(1, 30), (2, 30), (3, 31)] {
-        let differs: Vec<u64> =
-            same.iter().zip(hashes(change)).filter(|(a, b)| **a != *b).map(|(a, _)| a.0).collect();
+        let differs: Vec<u64> = same.iter().zip(hashes(change)).filter(|(a, b)| **a != *b).map(|(a, _)| a.0).collect();
         assert_eq!(differs, (at..60).collect::<Vec<_>>(), "change {change}");
     }
 }
@@ -314,7 +314,9 @@ fn every_record_fits_the_scratch_buffer() {
         raising: true,
     };
     let seen = Output::Seen { seq: u64::MAX, captured: Nanos(u64::MAX), detections: [found; 16].into_iter().collect() };
-    for size in [postcard::to_allocvec(&utterance), postcard::to_allocvec(&seen)].map(|bytes| bytes.expect("bytes").len()) {
+    for size in
+        [postcard::to_allocvec(&utterance), postcard::to_allocvec(&seen)].map(|bytes| bytes.expect("bytes").len())
+    {
         assert!(size < SCRATCH / 2, "{size}");
     }
     let frame = postcard::to_allocvec(&frame(u64::MAX, Nanos(u64::MAX), 255, i32::MIN)).expect("bytes").len();
@@ -412,11 +414,8 @@ fn anything(dice: &mut Dice, inputs: &mut Inputs, open: &[Job]) {
             }
             2 => LaneEvent::Piece { job, piece: Piece::Word { index: dice.roll(9) as u16, word: heard.word } },
             3 => {
-                let line = crate::types::ActionLine {
-                    name: text(name),
-                    target: text(target),
-                    direction: text(direction),
-                };
+                let line =
+                    crate::types::ActionLine { name: text(name), target: text(target), direction: text(direction) };
                 LaneEvent::Piece { job, piece: Piece::Action(line) }
             }
             4 => LaneEvent::Waiting { job },

@@ -82,14 +82,21 @@ impl fmt::Display for Analysis {
             writeln!(f, "holds under these inputs: every deadline is met, the lane is busy {load:.1} % at most")?;
         } else {
             let missing = self.findings.iter().filter(|finding| !finding.holds()).count();
-            writeln!(f, "does not hold: {missing} of {} deadlines can be missed, load {load:.1} %", self.findings.len())?;
+            writeln!(
+                f,
+                "does not hold: {missing} of {} deadlines can be missed, load {load:.1} %",
+                self.findings.len()
+            )?;
         }
         for Finding { demand, response, blocking } in &self.findings {
             let ms = |span: Nanos| span.0 as f64 / 1e6;
             let name = format!("{:?} ({:?})", demand.capability, demand.class);
             let answer = response.map_or("no bound".to_owned(), |response| format!("{:.1} ms", ms(response)));
             let (deadline, blocking) = (ms(demand.deadline), ms(*blocking));
-            writeln!(f, "  {name:<24} worst {answer:>10} of {deadline:.1} ms, of which {blocking:.1} ms behind one other step")?;
+            writeln!(
+                f,
+                "  {name:<24} worst {answer:>10} of {deadline:.1} ms, of which {blocking:.1} ms behind one other step"
+            )?;
         }
         Ok(())
     }

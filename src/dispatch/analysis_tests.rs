@@ -93,8 +93,8 @@ fn random_demands(dice: &mut Dice) -> Vec<Demand> {
 fn observed(demands: &[Demand], dice: &mut Dice) -> Vec<Nanos> {
     let profile = Profile::default();
     let engines: Vec<Box<dyn crate::engine::Engine>> = vec![Box::new(Load::counted())];
-    let mut lane =
-        VirtualLane::new(engines, Arc::new(NoSensors), &profile, None, Faults::default()).expect("load needs no profile");
+    let mut lane = VirtualLane::new(engines, Arc::new(NoSensors), &profile, None, Faults::default())
+        .expect("load needs no profile");
     let mut arrivals = Vec::new(); // (at the lane, event, demand)
     for (which, demand) in demands.iter().enumerate() {
         let mut event = MS(20) + Nanos(dice.below(3) * dice.below(demand.every.0));

@@ -162,8 +162,7 @@ pub fn decode(form: Form, data: &[u8]) -> Result<(Option<u64>, Sensed), String> 
     match form {
         Form::RosImage => ros_image(&data).ok_or_else(|| short("sensor_msgs/Image")),
         Form::RosCompressedImage => {
-            let (stamp, format, bytes) =
-                ros_compressed(&data).ok_or_else(|| short("sensor_msgs/CompressedImage"))?;
+            let (stamp, format, bytes) = ros_compressed(&data).ok_or_else(|| short("sensor_msgs/CompressedImage"))?;
             Ok((Some(stamp), Sensed::Picture(compressed(&format, bytes)?)))
         }
         Form::RawImage => {

@@ -219,7 +219,12 @@ impl Pass {
         if let (Some(known), Some(now)) = (self.hashes.remove(&full_key), &hash)
             && known != *now
         {
-            return self.differ(tick, key, format!("payload with BLAKE3 {known}"), format!("payload with BLAKE3 {now}"));
+            return self.differ(
+                tick,
+                key,
+                format!("payload with BLAKE3 {known}"),
+                format!("payload with BLAKE3 {now}"),
+            );
         }
         let Some((tick, recorded)) = recorded else { return };
         match (recorded == computed, &mut source.settling) {

@@ -297,7 +297,13 @@ fn field(name: &str, number: i32, kind: Kind) -> FieldDescriptor {
         Kind::Level => Some(".foxglove.Log.Level".to_owned()),
         _ => None,
     };
-    FieldDescriptor { name: Some(name.to_owned()), number: Some(number), label: Some(1), kind: Some(kind as i32), type_name }
+    FieldDescriptor {
+        name: Some(name.to_owned()),
+        number: Some(number),
+        label: Some(1),
+        kind: Some(kind as i32),
+        type_name,
+    }
 }
 
 fn file(path: &str, package: &str, needs: &[&str], message: MessageDescriptor) -> FileDescriptor {
@@ -313,7 +319,8 @@ fn file(path: &str, package: &str, needs: &[&str], message: MessageDescriptor) -
 /// The serialised FileDescriptorSet of `full_name` (such as `foxglove.RawAudio`), as an MCAP protobuf schema holds it;
 /// empty for a name that is not ours.
 pub fn descriptor_set(full_name: &str) -> Vec<u8> {
-    let Some(&(package, name, fields)) = SHAPES.iter().find(|shape| full_name == format!("{}.{}", shape.0, shape.1)) else {
+    let Some(&(package, name, fields)) = SHAPES.iter().find(|shape| full_name == format!("{}.{}", shape.0, shape.1))
+    else {
         return Vec::new();
     };
     let timestamp = MessageDescriptor {
@@ -321,10 +328,10 @@ pub fn descriptor_set(full_name: &str) -> Vec<u8> {
         field: vec![field("seconds", 1, Kind::Int64), field("nanos", 2, Kind::Int32)],
         enum_type: Vec::new(),
     };
-    let levels = LEVELS.iter().zip(0..).map(|(level, number)| EnumValue {
-        name: Some((*level).to_owned()),
-        number: Some(number),
-    });
+    let levels = LEVELS
+        .iter()
+        .zip(0..)
+        .map(|(level, number)| EnumValue { name: Some((*level).to_owned()), number: Some(number) });
     let message = MessageDescriptor {
         name: Some(name.to_owned()),
         field: fields.iter().map(|&(name, number, kind)| field(name, number, kind)).collect(),

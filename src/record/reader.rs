@@ -436,7 +436,9 @@ impl LogReader {
             self.file.seek(SeekFrom::Start(from))?;
             let n = window.len().min((self.len - from) as usize);
             self.file.read_exact(&mut window[..n])?;
-            if let Some(i) = (0..n.saturating_sub(49)).find(|i| plausible_chunk(&window[*i..n], self.len - from - *i as u64)) {
+            if let Some(i) =
+                (0..n.saturating_sub(49)).find(|i| plausible_chunk(&window[*i..n], self.len - from - *i as u64))
+            {
                 self.pos = from + i as u64;
                 self.file.seek(SeekFrom::Start(self.pos))?;
                 self.warn(format!("the log is damaged from byte {at} to {}", self.pos));
@@ -491,7 +493,8 @@ fn message(channel: Arc<Channel>, header: MessageHeader, data: Vec<u8>) -> Item 
 
 /// Whether a sound chunk record seems to begin here.
 fn plausible_chunk(bytes: &[u8], room: u64) -> bool {
-    let long = |at: usize| bytes.get(at..at + 8).map_or(0, |b| b.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b)));
+    let long =
+        |at: usize| bytes.get(at..at + 8).map_or(0, |b| b.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b)));
     if bytes[0] != op::CHUNK {
         return false;
     }
@@ -521,7 +524,9 @@ fn looks_like(head: &[u8]) -> String {
     }
     match known.iter().find(|(magic, _)| head.starts_with(magic)) {
         Some((_, looks)) => (*looks).to_owned(),
-        None if head.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) => ": it is text".to_owned(),
+        None if head.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) => {
+            ": it is text".to_owned()
+        }
         None => ": it does not begin with MCAP's mark".to_owned(),
     }
 }

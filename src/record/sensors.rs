@@ -261,10 +261,9 @@ fn choose(
         if list.is_empty() { "nothing at all".to_owned() } else { list.join(", ") }
     };
     let mut chosen = Vec::new();
-    for (kind, asked, word) in [
-        (SourceKind::Camera, &mapping.cameras, "camera"),
-        (SourceKind::Microphone, &mapping.mics, "mic"),
-    ] {
+    for (kind, asked, word) in
+        [(SourceKind::Camera, &mapping.cameras, "camera"), (SourceKind::Microphone, &mapping.mics, "mic")]
+    {
         let mut topics = usable(kind);
         for topic in asked {
             if topics.iter().all(|channel| channel.topic != *topic) {

@@ -88,7 +88,8 @@ impl SessionInfo {
     /// # Errors
     /// A sentence that says which value is missing or wrong.
     pub fn from_metadata(map: &BTreeMap<String, String>) -> Result<(SessionInfo, String), String> {
-        let get = |key: &str| map.get(key).map(String::as_str).ok_or_else(|| format!("session metadata has no `{key}`"));
+        let get =
+            |key: &str| map.get(key).map(String::as_str).ok_or_else(|| format!("session metadata has no `{key}`"));
         let number = |key: &str| get(key)?.parse::<i64>().map_err(|error| format!("session metadata `{key}`: {error}"));
         let core = serde_json::from_str(get("core")?)
             .map_err(|error| format!("the configuration in the log does not fit this program: {error}"))?;

@@ -174,14 +174,8 @@ impl RecordThread {
             lost_ticks: counter(),
             lost_keyframes: counter(),
         };
-        let sensors = SensorTap {
-            frames,
-            blocks,
-            lines,
-            lost_frames: counter(),
-            lost_blocks: counter(),
-            lost_lines: counter(),
-        };
+        let sensors =
+            SensorTap { frames, blocks, lines, lost_frames: counter(), lost_blocks: counter(), lost_lines: counter() };
         let lost = [
             ("/keyframe", tick.lost_keyframes.clone()),
             ("/camera", sensors.lost_frames.clone()),

@@ -97,11 +97,13 @@ pub fn choose(streams: &[(SourceKind, Stamps)]) -> (TimeBase, Option<String>) {
     }
     for which in ORDER {
         for (unit_ns, name) in [(1_000, "microseconds"), (1_000_000, "milliseconds"), (1_000_000_000, "seconds")] {
-            let unix = |times: &[u64]| times.first().is_some_and(|first| UNIX_NS.contains(&(*first as f64 * unit_ns as f64)));
+            let unix =
+                |times: &[u64]| times.first().is_some_and(|first| UNIX_NS.contains(&(*first as f64 * unit_ns as f64)));
             if all(which, &|kind, times| unix(times) && fits(kind, times, unit_ns)) {
                 let coarse = streams.iter().any(|(_, stamps)| stamps.of(which).is_some_and(|times| repeats(&times)));
                 let note = format!("the times in the log are {name}, not nanoseconds, and are read as such");
-                let base = if coarse { TimeBase::Coarse { which, unit_ns } } else { TimeBase::Clock { which, unit_ns } };
+                let base =
+                    if coarse { TimeBase::Coarse { which, unit_ns } } else { TimeBase::Clock { which, unit_ns } };
                 return (base, Some(note));
             }
         }

@@ -114,11 +114,7 @@ pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, LogError> {
 ///
 /// # Errors
 /// `LogError` for a file that is no log of ours; what is wrong inside a log is in the report.
-pub fn verify<C: ReplayCore>(
-    path: &Path,
-    options: Options,
-    observer: Observer<'_>,
-) -> Result<VerifyReport, LogError> {
+pub fn verify<C: ReplayCore>(path: &Path, options: Options, observer: Observer<'_>) -> Result<VerifyReport, LogError> {
     let mut run = Run::<C> {
         report: VerifyReport::default(),
         config: None,
@@ -161,7 +157,10 @@ struct Run<'a, C> {
 impl<C: ReplayCore> Run<'_, C> {
     fn file(&mut self, path: &Path) -> Result<(), LogError> {
         let mut reader = LogReader::open(path)?.only(|channel| {
-            matches!((channel.topic.as_str(), channel.schema.as_str()), ("/tick", "sage.Tick") | ("/keyframe", "sage.Keyframe"))
+            matches!(
+                (channel.topic.as_str(), channel.schema.as_str()),
+                ("/tick", "sage.Tick") | ("/keyframe", "sage.Keyframe")
+            )
         });
         while let Some(item) = reader.next_item() {
             match item {
@@ -278,12 +277,12 @@ impl<C: ReplayCore> Run<'_, C> {
     }
 
     fn tick(&mut self, message: &Message) {
-        let parsed = proto::Tick::decode(message.data.as_slice())
-            .map_err(|error| error.to_string())
-            .and_then(|tick| match postcard::from_bytes::<Inputs>(&tick.inputs) {
+        let parsed = proto::Tick::decode(message.data.as_slice()).map_err(|error| error.to_string()).and_then(|tick| {
+            match postcard::from_bytes::<Inputs>(&tick.inputs) {
                 Ok(inputs) => Ok((tick, Box::new(inputs))),
                 Err(error) => Err(error.to_string()),
-            });
+            }
+        });
         let (tick, inputs) = match parsed {
             Ok(parsed) => parsed,
             Err(why) => {

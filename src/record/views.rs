@@ -29,16 +29,92 @@ pub const VIEWS: [View; 12] = [
             ("echo_permille", "integer", "microphone: share of the block that the robot itself said"),
         ],
     ),
-    ("/observation", "sage.Observation", &[("tick", "integer", "k"), ("kind", "string", "word, utterance or seen"), ("job", "integer", "the job that found it")]),
-    ("/salience", "sage.Salience", &[("tick", "integer", "k"), ("sources", "array", "per source: surprise, novelty, arousal, reward, conflict, total, trust")]),
-    ("/state", "sage.State", &[("tick", "integer", "k"), ("state", "string", "wake, focus, rest, dream or crisis"), ("atp_ms", "number", "lane time left"), ("atp_max_ms", "number", "size of the tank"), ("halted", "boolean", "halt is latched")]),
-    ("/decision", "sage.Decision", &[("tick", "integer", "k"), ("kind", "string", "state, focus, admit, shed, cancel, use, discard, cut, act, refuse, halt or starved"), ("why", "string", "the reason")]),
-    ("/job", "sage.Job", &[("tick", "integer", "k"), ("kind", "string", "submit, cancel or credit"), ("id", "integer", "the job")]),
-    ("/result", "sage.Result", &[("tick", "integer", "k at which the core saw it"), ("kind", "string", "started, waiting or done"), ("job", "integer", "the job"), ("outcome", "object", "how it ended"), ("steps", "integer", "steps it ran"), ("busy", "integer", "lane time, ns"), ("longest", "integer", "longest step, ns")]),
+    (
+        "/observation",
+        "sage.Observation",
+        &[
+            ("tick", "integer", "k"),
+            ("kind", "string", "word, utterance or seen"),
+            ("job", "integer", "the job that found it"),
+        ],
+    ),
+    (
+        "/salience",
+        "sage.Salience",
+        &[
+            ("tick", "integer", "k"),
+            ("sources", "array", "per source: surprise, novelty, arousal, reward, conflict, total, trust"),
+        ],
+    ),
+    (
+        "/state",
+        "sage.State",
+        &[
+            ("tick", "integer", "k"),
+            ("state", "string", "wake, focus, rest, dream or crisis"),
+            ("atp_ms", "number", "lane time left"),
+            ("atp_max_ms", "number", "size of the tank"),
+            ("halted", "boolean", "halt is latched"),
+        ],
+    ),
+    (
+        "/decision",
+        "sage.Decision",
+        &[
+            ("tick", "integer", "k"),
+            ("kind", "string", "state, focus, admit, shed, cancel, use, discard, cut, act, refuse, halt or starved"),
+            ("why", "string", "the reason"),
+        ],
+    ),
+    (
+        "/job",
+        "sage.Job",
+        &[("tick", "integer", "k"), ("kind", "string", "submit, cancel or credit"), ("id", "integer", "the job")],
+    ),
+    (
+        "/result",
+        "sage.Result",
+        &[
+            ("tick", "integer", "k at which the core saw it"),
+            ("kind", "string", "started, waiting or done"),
+            ("job", "integer", "the job"),
+            ("outcome", "object", "how it ended"),
+            ("steps", "integer", "steps it ran"),
+            ("busy", "integer", "lane time, ns"),
+            ("longest", "integer", "longest step, ns"),
+        ],
+    ),
     ("/act", "sage.Act", &[("tick", "integer", "k"), ("kind", "string", "say, end_of_answer, silence, do or halt")]),
-    ("/status", "sage.Status", &[("seq", "integer", "counts up"), ("captured", "integer", "when sampled, monotonic ns"), ("battery_percent", "integer", "charge"), ("range_mm", "integer", "nearest range ahead"), ("bumper", "boolean", "pressed"), ("estop", "boolean", "engaged")]),
-    ("/keyframe", "sage.Keyframe", &[("next_tick", "integer", "the first tick after this state"), ("digest", "string", "digest of all ticks before"), ("state", "string", "the core's state, base64")]),
-    ("/sensor", "sage.Sensor", &[("source", "integer", "index of the source"), ("seq", "integer", "sequence number"), ("blake3", "string", "hash of the payload as recorded, first 16 bytes")]),
+    (
+        "/status",
+        "sage.Status",
+        &[
+            ("seq", "integer", "counts up"),
+            ("captured", "integer", "when sampled, monotonic ns"),
+            ("battery_percent", "integer", "charge"),
+            ("range_mm", "integer", "nearest range ahead"),
+            ("bumper", "boolean", "pressed"),
+            ("estop", "boolean", "engaged"),
+        ],
+    ),
+    (
+        "/keyframe",
+        "sage.Keyframe",
+        &[
+            ("next_tick", "integer", "the first tick after this state"),
+            ("digest", "string", "digest of all ticks before"),
+            ("state", "string", "the core's state, base64"),
+        ],
+    ),
+    (
+        "/sensor",
+        "sage.Sensor",
+        &[
+            ("source", "integer", "index of the source"),
+            ("seq", "integer", "sequence number"),
+            ("blake3", "string", "hash of the payload as recorded, first 16 bytes"),
+        ],
+    ),
     ("/gap", "sage.Gap", &[("what", "string", "what the recorder had to drop"), ("count", "integer", "how many")]),
 ];
 

@@ -320,7 +320,6 @@ mod tests {
         assert_eq!(inputs.health.as_slice(), [SourceHealth { source: SourceId(0), present: false, dropped: 0 }]);
     }
 
-
     fn seen(seq: u64) -> Sensed {
         Sensed::Camera(CameraFeatures {
             source: SourceId(0),

@@ -98,7 +98,8 @@ mod tests {
     use jpeg_encoder::{ColorType, Encoder};
 
     fn picture() -> Vec<u8> {
-        let rgb: Vec<u8> = (0..64 * 48).flat_map(|i| [(i % 64 * 4) as u8, (i / 64 * 5) as u8, (i * 7 % 251) as u8]).collect();
+        let rgb: Vec<u8> =
+            (0..64 * 48).flat_map(|i| [(i % 64 * 4) as u8, (i / 64 * 5) as u8, (i * 7 % 251) as u8]).collect();
         let mut jpeg = Vec::new();
         Encoder::new(&mut jpeg, 85).encode(&rgb, 64, 48, ColorType::Rgb).unwrap();
         jpeg

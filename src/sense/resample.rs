@@ -51,7 +51,8 @@ impl Resampler {
         let mut table = Vec::with_capacity(phases as usize * taps);
         for phase in 0..phases {
             let offset = phase as f64 / phases as f64;
-            let row: Vec<f64> = (0..taps).map(|tap| kernel(tap as f64 - half as f64 + 1.0 - offset, half, scale)).collect();
+            let row: Vec<f64> =
+                (0..taps).map(|tap| kernel(tap as f64 - half as f64 + 1.0 - offset, half, scale)).collect();
             let total: f64 = row.iter().sum();
             table.extend(row.iter().map(|value| (value / total) as f32));
         }

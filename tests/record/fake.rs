@@ -81,7 +81,8 @@ impl Extractors for FakeExtractors {
     }
 
     fn audio(&mut self, source: SourceId, block: &AudioBlock) -> AudioFeatures {
-        let level = block.samples.iter().map(|sample| i32::from(sample.unsigned_abs())).sum::<i32>() / AUDIO_BLOCK as i32;
+        let level =
+            block.samples.iter().map(|sample| i32::from(sample.unsigned_abs())).sum::<i32>() / AUDIO_BLOCK as i32;
         AudioFeatures {
             source,
             seq: block.seq,
@@ -197,7 +198,8 @@ pub fn record(path: &Path, plan: &Plan) -> Made {
             inputs.events.push(done(tick));
         }
         if tick % 100 == 50 {
-            inputs.status = Some(Status { seq: tick / 100, captured: now, battery_percent: Some(80), ..Status::default() });
+            inputs.status =
+                Some(Status { seq: tick / 100, captured: now, battery_percent: Some(80), ..Status::default() });
         }
         core.tick(&inputs, &mut outputs);
         digest.update(tick, &outputs);

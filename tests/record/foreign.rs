@@ -137,9 +137,17 @@ fn foxglove_protobuf_and_json_pictures() {
     jpeg_encoder::Encoder::new(&mut jpeg, 90).encode(&[200; 48], 4, 4, jpeg_encoder::ColorType::Rgb).unwrap();
     let timestamp = Some(Timestamp::from_unix(UNIX));
     let frame_id = "cam".to_owned();
-    let compressed = CompressedImage { timestamp, frame_id: frame_id.clone(), data: jpeg.clone(), format: "jpeg".into() };
-    let raw =
-        RawImage { timestamp, frame_id, width: 2, height: 1, encoding: "bgr8".into(), step: 6, data: vec![1, 2, 3, 4, 5, 6] };
+    let compressed =
+        CompressedImage { timestamp, frame_id: frame_id.clone(), data: jpeg.clone(), format: "jpeg".into() };
+    let raw = RawImage {
+        timestamp,
+        frame_id,
+        width: 2,
+        height: 1,
+        encoding: "bgr8".into(),
+        step: 6,
+        data: vec![1, 2, 3, 4, 5, 6],
+    };
     let json = serde_json::json!({
         "timestamp": {"sec": UNIX / 1_000_000_000, "nsec": 0}, "frame_id": "cam", "format": "jpeg",
         "data": sage::record::base64::encode(&jpeg),

@@ -64,7 +64,9 @@ fn the_mcap_library_reads_it_with_index_and_schemas() {
     let bytes = std::fs::read(&path).unwrap();
     assert_eq!(made.summary.bytes, bytes.len() as u64);
     let summary = mcap::Summary::read(&bytes).unwrap().expect("a summary");
-    assert!(summary.chunk_indexes.iter().all(|chunk| chunk.uncompressed_size <= 70_000 && chunk.compression.is_empty()));
+    assert!(
+        summary.chunk_indexes.iter().all(|chunk| chunk.uncompressed_size <= 70_000 && chunk.compression.is_empty())
+    );
     assert!(summary.chunk_indexes.len() > 3);
     let by_topic: BTreeMap<_, _> =
         summary.channels.values().map(|c| (c.topic.clone(), c.schema.as_ref().unwrap().clone())).collect();

@@ -2,10 +2,10 @@
 
 use crate::fake::*;
 use crate::mutate::{change_inputs, rewrite};
+use sage::record::Limits;
 use sage::record::from_sensors::compare;
 use sage::record::proto::{CompressedImage, RawAudio, RawImage};
 use sage::record::verify::{Options, VerifyReport, verify};
-use sage::record::Limits;
 use std::path::Path;
 
 fn replay(path: &Path, options: Options) -> VerifyReport {

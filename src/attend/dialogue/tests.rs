@@ -341,7 +341,8 @@ fn the_robot_saying_stop_does_not_stop_it() {
     let stop = bench.heard("stop");
     bench.with(|dialogue, at| dialogue.word(MIC, &stop, at));
     assert!(!bench.gate.halted());
-    let own = Decision::Shed { capability: Capability::Reason, class: Class::Dialogue, source: MIC, why: Why::OwnVoice };
+    let own =
+        Decision::Shed { capability: Capability::Reason, class: Class::Dialogue, source: MIC, why: Why::OwnVoice };
     assert!(bench.out.decisions.contains(&own));
 }
 

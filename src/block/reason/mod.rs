@@ -13,7 +13,7 @@ use crate::engine::{CancelToken, Engine, EngineError, Product, Progress, SensorR
 use crate::model::chat::{self, Message, Role};
 use crate::model::qwen2::Qwen2Weights;
 use crate::model::sampling::{Sampler, Sampling};
-use crate::model::tokenizer::{Tokenizer, TextStream};
+use crate::model::tokenizer::{TextStream, Tokenizer};
 use crate::types::{Capability, Job, JobId, JobInput, Output, Piece};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,8 +48,10 @@ impl Reasoner {
     /// # Errors
     /// What is missing or does not fit, in one sentence.
     pub fn load(folder: &Path, kernels: &'static Kernels, threads: usize) -> Result<Reasoner, EngineError> {
-        let refuse =
-            |why: &dyn std::fmt::Display| EngineError::Load { what: folder.display().to_string(), why: why.to_string() };
+        let refuse = |why: &dyn std::fmt::Display| EngineError::Load {
+            what: folder.display().to_string(),
+            why: why.to_string(),
+        };
         let weights = Arc::new(Qwen2Weights::open(folder).map_err(|error| refuse(&error))?);
         let tokenizer = Tokenizer::load(folder).map_err(|error| refuse(&error))?;
         let sampling = Sampling { greedy: true, ..Sampling::load(folder).map_err(|error| refuse(&error))? };
@@ -62,10 +64,7 @@ impl Reasoner {
         let bytes = weights.file_bytes + decoder.workspace_bytes() as u64 + 3 * idle[0].kv().bytes() as u64;
         let about = format!(
             "mind: {} layers of {}, {} tokens of context, cpu/{}",
-            weights.config.layers,
-            weights.config.hidden_size,
-            context,
-            kernels.name
+            weights.config.layers, weights.config.hidden_size, context, kernels.name
         );
         let shared = Shared { decoder, tokenizer, sampler, idle, parked: Vec::with_capacity(PARKED + 1) };
         Ok(Reasoner { shared: Arc::new(Mutex::new(shared)), hash, about, bytes })
@@ -118,9 +117,9 @@ impl Engine for Reasoner {
             }
             JobInput::Resume { of, from_word } => {
                 let at = shared.parked.iter().position(|(parked, _)| parked == of);
-                let (_, mut generation) = at.map(|at| shared.parked.remove(at)).ok_or_else(|| {
-                    EngineError::InputGone(format!("answer {} is no longer kept", of.0))
-                })?;
+                let (_, mut generation) = at
+                    .map(|at| shared.parked.remove(at))
+                    .ok_or_else(|| EngineError::InputGone(format!("answer {} is no longer kept", of.0)))?;
                 let splitter = cut(&mut generation, &shared.tokenizer, *from_word);
                 (generation, splitter, *from_word)
             }

@@ -6,6 +6,7 @@ mod draw;
 mod figure;
 mod looks;
 mod phrases;
+mod play;
 mod props;
 pub mod random;
 mod raster;
@@ -18,6 +19,7 @@ mod world;
 
 pub use draw::{FRAME_BYTES, render, render_with_truth};
 pub use phrases::{Phrase, Phrases};
+pub use play::timeline;
 pub use raster::Extent;
 pub use script::{SCENE_HZ, Scene};
 pub use texture::Split;

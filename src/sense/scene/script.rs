@@ -49,6 +49,11 @@ impl Scene {
         }
     }
 
+    /// What it was made from.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Samples of block `seq`, counted from the scene's start.
     pub fn sound(&self, seq: u64) -> [i16; AUDIO_BLOCK] {
         let mut noise = Random::new(mix(self.seed ^ (seq << 20)));
