@@ -114,6 +114,7 @@ impl LogFile {
         let schema_id = self.mcap.add_schema(schema, schema_encoding, &data).map_err(io::Error::other)?;
         let id = self.mcap.add_channel(schema_id, topic, encoding, &metadata).map_err(io::Error::other)?;
         self.channels.insert(key, id);
+        self.chunk_bytes += data.len() + 2 * topic.len() + 200; // the two records lie in the chunk too
         Ok(id)
     }
 

@@ -271,6 +271,17 @@ impl LogReader {
                     }
                 }
             }
+            // Read, not skipped, inside a chunk: its checksum tells a record we do not know from damage.
+            _ if self.chunk.is_some() => {
+                let mut body = std::mem::take(&mut self.body);
+                let read = self.fill(&mut body, len, room);
+                self.body = body;
+                read.map(|()| None)
+            }
+            0x80.. => {
+                self.warn(format!("the record of kind {opcode} at byte {at} is not known and was left out"));
+                self.skip(len, room).map(|()| None)
+            }
             _ => self.skip(len, room).map(|()| None),
         }
     }

@@ -103,7 +103,8 @@ pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, LogError> {
             files.push(file);
         }
     }
-    files.sort();
+    // By stem, so that `run.mcap` comes before `run-001.mcap`.
+    files.sort_by(|a, b| a.file_stem().cmp(&b.file_stem()));
     if files.is_empty() {
         return Err(LogError::Content { path: path.to_owned(), why: "the folder holds no .mcap file".to_owned() });
     }

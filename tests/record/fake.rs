@@ -16,6 +16,7 @@ use std::sync::Arc;
 pub struct FakeCore {
     sum: u64,
     done: u32,
+    #[serde(skip)]
     threshold_cdb: i16,
 }
 
@@ -132,7 +133,7 @@ pub fn block(n: u64) -> AudioBlock {
     let mut samples = [0; AUDIO_BLOCK];
     for (i, sample) in samples.iter_mut().enumerate() {
         // Loud for a tenth of the time.
-        let amplitude = if n % 50 < 5 { 1_000.0 } else { 20.0 };
+        let amplitude = if n % 50 < 5 { 3_000.0 } else { 20.0 };
         *sample = (amplitude * (i as f64 * 0.3 + n as f64).sin()) as i16;
     }
     let mut played = [0; AUDIO_BLOCK];
