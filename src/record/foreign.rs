@@ -5,6 +5,7 @@
 use super::proto::{CompressedImage, RawAudio, RawImage, Timestamp};
 use super::reader::Channel;
 use super::{base64, pixels};
+use crate::sense::mjpeg;
 use crate::types::SourceKind;
 use prost::Message;
 use serde_json::Value;
@@ -198,7 +199,9 @@ fn short(what: &str) -> String {
 
 fn compressed(format: &str, data: Vec<u8>) -> Result<Picture, String> {
     if data.starts_with(b"\xFF\xD8") {
-        return Ok(Picture::Jpeg(data));
+        let mut whole = Vec::with_capacity(data.len() + 512);
+        mjpeg::complete(&data, &mut whole);
+        return Ok(Picture::Jpeg(whole));
     }
     Err(format!("pictures compressed as \"{format}\" cannot be read (JPEG can)"))
 }

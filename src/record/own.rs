@@ -5,7 +5,7 @@ use super::foreign::{self, Form, Picture, Sensed};
 use super::reader::{Channel, Message};
 use super::sensors::Payload;
 use super::session::SessionInfo;
-use crate::types::{AUDIO_BLOCK, AudioBlock, Frame, PixelFormat, SourceId, Stamp};
+use crate::types::{AUDIO_BLOCK, AudioBlock, Frame, Nanos, PixelFormat, SourceId, Stamp};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -48,6 +48,11 @@ impl OwnDecoder {
     /// A decoder for logs of this run.
     pub fn new(session: SessionInfo) -> OwnDecoder {
         OwnDecoder { session, played: BTreeMap::new() }
+    }
+
+    /// The instant of a Unix time on the run's clock.
+    pub fn instant(&self, unix_ns: u64) -> Nanos {
+        self.session.instant(unix_ns)
     }
 
     /// Whether a channel holds payloads or the robot's values.

@@ -1,4 +1,4 @@
-//! The sensor payloads of a log, in order of capture, ready for the senses: frames decoded to RGB, sound as blocks of
+//! The sensor payloads of a log, in order of delivery, ready for the senses: frames decoded to RGB, sound as blocks of
 //! 16 kHz mono, the robot's values. Works on our own logs to the nanosecond and on others' through `foreign` and
 //! `timebase`. A path and a choice of topics flow in; `Payload`s and sentences about what was done flow out.
 
@@ -8,15 +8,21 @@ use super::reader::{Channel, Item, LogError, LogReader};
 use super::session::{SESSION, SessionInfo};
 use super::streams::ForeignStreams;
 use super::timebase::Stamps;
-use crate::types::{AudioBlock, Frame, MAX_SOURCES, Nanos, SourceId, SourceKind, Status};
+use crate::sense::feed;
+use crate::types::{AUDIO_BLOCK, AUDIO_RATE_HZ, AudioBlock, Frame, MAX_SOURCES, Nanos, SourceId, SourceKind, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 /// Messages of each stream that are looked at before the time base is chosen.
 const LOOK_AT: usize = 300;
-/// Payloads are put in order of capture within this span.
+/// Payloads are put in order of delivery within this span.
 const ORDER_WITHIN: Nanos = Nanos::from_s(2);
+
+/// A payload came at most this long after it was there; later ones waited for the disk, not for the device.
+const LONGEST_DELIVERY: Nanos = Nanos::from_ms(200);
+/// Length of one block of sound.
+const BLOCK: Nanos = Nanos(1_000_000_000 * AUDIO_BLOCK as u64 / AUDIO_RATE_HZ as u64);
 
 /// Which topics to use; empty: guess.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,7 +61,7 @@ enum Decoder {
     Foreign(Box<ForeignStreams>),
 }
 
-/// The sensors of a log. An iterator over payloads in order of capture.
+/// The sensors of a log. An iterator over payloads in order of delivery.
 pub struct SensorLog {
     reader: LogReader,
     decoder: Decoder,
@@ -148,10 +154,37 @@ impl SensorLog {
         notes
     }
 
-    fn hold(&mut self, payload: Payload) {
-        self.newest = self.newest.max(payload.captured());
+    /// `written` is the recording instant, if it is on the clock of the captures.
+    fn hold(&mut self, payload: Payload, written: Option<Nanos>) {
+        let earliest = match &payload {
+            Payload::Audio(..) => payload.captured() + BLOCK,
+            Payload::Frame(..) | Payload::Status(_) => payload.captured(),
+        };
+        let due = written.map_or(earliest, |written| written.clamp(earliest, earliest + LONGEST_DELIVERY));
+        self.newest = self.newest.max(due);
         self.count += 1;
-        self.waiting.insert((payload.captured(), self.count), payload);
+        self.waiting.insert((due, self.count), payload);
+    }
+
+    /// The next payload with the instant at which its source delivered it: as recorded on our own logs, on others' when
+    /// its last sample was there.
+    pub fn next_due(&mut self) -> Option<(Nanos, Payload)> {
+        loop {
+            let first = self.waiting.keys().next().copied();
+            let ready = first.is_some_and(|(due, _)| self.ended || self.newest.since(due) > ORDER_WITHIN);
+            if ready {
+                return self.waiting.pop_first().map(|((due, _), payload)| (due, payload));
+            }
+            if self.ended {
+                return None;
+            }
+            self.read_one();
+        }
+    }
+
+    /// The same in the form that the player takes.
+    pub fn timeline(mut self) -> impl Iterator<Item = (Nanos, feed::Payload)> + Send {
+        std::iter::from_fn(move || self.next_due().map(|(due, payload)| (due, payload.into())))
     }
 
     fn read_one(&mut self) {
@@ -162,14 +195,17 @@ impl SensorLog {
             Some(Item::Metadata { .. }) => {}
             Some(Item::Message(message)) => match &mut self.decoder {
                 Decoder::Own(own) => match own.message(&message) {
-                    Some(Ok(payload)) => self.hold(payload),
+                    Some(Ok(payload)) => {
+                        let written = own.instant(message.log_ns);
+                        self.hold(payload, Some(written));
+                    }
                     Some(Err(damage)) if self.notes.len() < 20 => self.notes.push(damage.to_string()),
                     Some(Err(_)) | None => {}
                 },
                 Decoder::Foreign(streams) => {
                     let mut list = Vec::new();
                     streams.message(&message, &mut |payload| list.push(payload));
-                    list.into_iter().for_each(|payload| self.hold(payload));
+                    list.into_iter().for_each(|payload| self.hold(payload, None));
                 }
             },
         }
@@ -180,16 +216,16 @@ impl Iterator for SensorLog {
     type Item = Payload;
 
     fn next(&mut self) -> Option<Payload> {
-        loop {
-            let first = self.waiting.keys().next().copied();
-            let due = first.is_some_and(|(captured, _)| self.ended || self.newest.since(captured) > ORDER_WITHIN);
-            if due {
-                return self.waiting.pop_first().map(|(_, payload)| payload);
-            }
-            if self.ended {
-                return None;
-            }
-            self.read_one();
+        self.next_due().map(|(_, payload)| payload)
+    }
+}
+
+impl From<Payload> for feed::Payload {
+    fn from(payload: Payload) -> feed::Payload {
+        match payload {
+            Payload::Frame(source, frame) => feed::Payload::Frame(source, frame),
+            Payload::Audio(source, block) => feed::Payload::Sound(source, block),
+            Payload::Status(status) => feed::Payload::Status(status),
         }
     }
 }

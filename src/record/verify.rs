@@ -121,6 +121,7 @@ pub fn verify<C: ReplayCore>(path: &Path, options: Options, observer: Observer<'
         config: None,
         core: None,
         next: None,
+        pending: None,
         started: Nanos::ZERO,
         fresh_allowed: true,
         options,
@@ -147,6 +148,7 @@ struct Run<'a, C> {
     core: Option<C>,
     /// The tick that must come next, skipped ones included.
     next: Option<u64>,
+    pending: Option<Keyframe>,
     started: Nanos,
     fresh_allowed: bool,
     options: Options,
@@ -198,7 +200,7 @@ impl<C: ReplayCore> Run<'_, C> {
         let continues = self.report.session.as_ref().is_some_and(|known| known.id() == session.id());
         if !continues {
             // Another run: nothing carries over.
-            (self.core, self.next, self.fresh_allowed) = (None, None, true);
+            (self.core, self.next, self.pending, self.fresh_allowed) = (None, None, None, true);
             self.report.digest = Digest::default();
         }
         if session.core.hash() != hash && !continues {
@@ -234,46 +236,47 @@ impl<C: ReplayCore> Run<'_, C> {
         }
     }
 
+    /// A keyframe is looked at when the tick behind it is known: ticks that were skipped between them are no gap.
     fn keyframe(&mut self, message: &Message) {
-        let Some((next_tick, digest, state)) = parse_keyframe(&message.data) else {
+        let Some(keyframe) = Keyframe::parse(&message.data) else {
             self.warn(format!("the keyframe number {} cannot be read and was left out", message.sequence));
             return;
         };
-        if self.options.from_tick.is_some_and(|from| next_tick < from) {
-            return;
+        if self.options.from_tick.is_none_or(|from| keyframe.next_tick >= from) {
+            self.pending = Some(keyframe);
         }
-        if let Some(core) = &self.core {
-            if self.next.is_some_and(|next| next != next_tick) {
-                // Ticks before it are missing: the tick that follows says so.
-                return self.take_up(next_tick, digest, &state, self.next);
-            }
-            self.report.keyframes += 1;
-            let now = core.keyframe();
-            if now != state || digest != self.report.digest {
-                self.differ(Mismatch {
-                    tick: next_tick,
-                    recorded: describe_state("keyframe before this tick", &state, digest),
-                    replayed: describe_state("state", &now, self.report.digest),
-                });
-            } else {
-                return;
-            }
-        }
-        self.take_up(next_tick, digest, &state, None);
     }
 
-    fn take_up(&mut self, next_tick: u64, digest: Digest, state: &[u8], missing_from: Option<u64>) {
-        if let Some(from) = missing_from {
-            self.incomplete(from);
+    /// Compares the running core with a keyframe, or takes it up if there is none. `first` is the tick that follows,
+    /// those skipped before it included; `tick` is its number.
+    fn settle(&mut self, keyframe: Keyframe, first: u64, tick: u64) {
+        if self.core.is_some()
+            && let Some(next) = self.next
+            && next < first
+        {
+            self.incomplete(next);
+        }
+        let fits = (first..=tick).contains(&keyframe.next_tick);
+        if let Some(core) = &self.core {
+            self.report.keyframes += 1;
+            let now = core.keyframe();
+            if now == keyframe.state && keyframe.digest == self.report.digest {
+                return;
+            }
+            self.differ(Mismatch {
+                tick: keyframe.next_tick,
+                recorded: describe_state("keyframe before this tick", &keyframe.state, keyframe.digest),
+                replayed: describe_state("state", &now, self.report.digest),
+            });
         }
         let Some(config) = &self.config else { return };
-        match C::thaw(config, state) {
+        match C::thaw(config, &keyframe.state) {
             Ok(core) => {
                 self.core = Some(core);
-                self.next = Some(next_tick);
-                self.report.digest = digest;
+                self.next = Some(if fits { first } else { keyframe.next_tick });
+                self.report.digest = keyframe.digest;
             }
-            Err(why) => self.warn(format!("the keyframe before tick {next_tick} cannot be used: {why}")),
+            Err(why) => self.warn(format!("the keyframe before tick {} cannot be used: {why}", keyframe.next_tick)),
         }
     }
 
@@ -292,6 +295,9 @@ impl<C: ReplayCore> Run<'_, C> {
             }
         };
         let first_skipped = inputs.tick.saturating_sub(u64::from(inputs.skipped));
+        if let Some(keyframe) = self.pending.take() {
+            self.settle(keyframe, first_skipped, inputs.tick);
+        }
         let from_here = self.options.from_tick.is_none() && first_skipped == 0;
         if self.core.is_none() && self.fresh_allowed && from_here {
             self.core = self.config.as_ref().map(C::fresh);
@@ -336,10 +342,20 @@ impl<C: ReplayCore> Run<'_, C> {
     }
 }
 
-fn parse_keyframe(data: &[u8]) -> Option<(u64, Digest, Vec<u8>)> {
-    let value: serde_json::Value = serde_json::from_slice(data).ok()?;
-    let state = base64::decode(value["state"].as_str()?)?;
-    Some((value["next_tick"].as_u64()?, Digest::from_hex(value["digest"].as_str()?)?, state))
+/// The core's state between two ticks.
+struct Keyframe {
+    next_tick: u64,
+    digest: Digest,
+    state: Vec<u8>,
+}
+
+impl Keyframe {
+    fn parse(data: &[u8]) -> Option<Keyframe> {
+        let value: serde_json::Value = serde_json::from_slice(data).ok()?;
+        let state = base64::decode(value["state"].as_str()?)?;
+        let digest = Digest::from_hex(value["digest"].as_str()?)?;
+        Some(Keyframe { next_tick: value["next_tick"].as_u64()?, digest, state })
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

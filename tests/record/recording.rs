@@ -28,9 +28,12 @@ fn every_payload_comes_back_to_the_byte_and_the_nanosecond() {
         let path = dir.path().join(format!("run-{jpeg}.mcap"));
         record(&path, &Plan { jpeg, ..Plan::default() });
         let (mut frames, mut blocks, mut reports, mut last) = (0, 0, 0, Nanos::ZERO);
-        for payload in SensorLog::open(&path, &Mapping::default()).unwrap() {
-            assert!(payload.captured() >= last, "payloads come in order of capture");
-            last = payload.captured();
+        let mut log = SensorLog::open(&path, &Mapping::default()).unwrap();
+        while let Some((due, payload)) = log.next_due() {
+            assert!(due >= last, "payloads come in order of delivery");
+            last = due;
+            let waited = due - payload.captured();
+            assert!(waited <= Nanos::from_ms(30), "as long as the live run waited: {waited:?}");
             match payload {
                 Payload::Frame(source, back) => {
                     let live = frame(frames, jpeg);
