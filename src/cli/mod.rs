@@ -4,6 +4,8 @@
 mod bench;
 mod config;
 mod demo;
+mod record;
+mod replay;
 mod run;
 mod shell;
 mod show;
@@ -32,6 +34,10 @@ enum CliCommand {
     Demo(demo::Args),
     /// Run the loop on this robot's cameras and microphones.
     Run(run::Args),
+    /// Run the loop on this robot's cameras and microphones and record it.
+    Record(record::Args),
+    /// Run a recording again: verify every decision, or simulate with other engines and costs.
+    Replay(replay::Args),
     /// Measure the loop or an engine.
     Bench(bench::Args),
     /// Print or check a configuration.
@@ -71,6 +77,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         CliCommand::Demo(args) => demo::run(args),
         CliCommand::Run(args) => run::run(args),
+        CliCommand::Record(args) => record::run(args),
+        CliCommand::Replay(args) => replay::run(&args),
         CliCommand::Bench(args) => bench::run(args),
         CliCommand::Config(args) => config::run(&args),
         CliCommand::Completions(args) => shell::completions(&args),

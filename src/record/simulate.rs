@@ -4,7 +4,6 @@
 
 use super::digest::Digest;
 use super::sensors::SensorLog;
-use super::writer::Recorder;
 use crate::act::body::{SilentVoice, Voice};
 use crate::config::{CameraConfig, Config, MicrophoneConfig};
 use crate::core::Core;
@@ -46,7 +45,7 @@ pub struct Simulated {
     pub time: Nanos,
     /// Digest of all decisions.
     pub digest: Digest,
-    /// Features that found no room in the ring to the tick.
+    /// Frames, blocks of sound and status reports delivered.
     pub payloads: u64,
 }
 
@@ -192,14 +191,4 @@ impl Payloads {
         }
         Some(payload)
     }
-}
-
-/// Hands a simulated tick to a recorder, with a keyframe every ten seconds of virtual time.
-pub fn record_tick(recorder: &mut Recorder, core: &mut Core, inputs: &Inputs, outputs: &Outputs) {
-    if inputs.now.0.is_multiple_of(Nanos::from_s(10).0) {
-        recorder.keyframe(inputs.tick, &core.keyframe());
-    }
-    recorder.tick(inputs, outputs, inputs.now, Nanos::ZERO);
-    recorder.poll();
-    core.tick(inputs, &mut outputs.clone());
 }

@@ -111,6 +111,26 @@ pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, LogError> {
     Ok(files)
 }
 
+/// The run that a log, or the first log of a folder, belongs to.
+///
+/// # Errors
+/// `LogError` for a file that is no log of ours.
+pub fn session_of(path: &Path) -> Result<SessionInfo, LogError> {
+    for file in files_of(path)? {
+        let mut reader = LogReader::open(&file)?.only(|_| false);
+        while let Some(item) = reader.next_item() {
+            if let Item::Metadata { name, map } = item
+                && name == SESSION
+            {
+                let session = SessionInfo::from_metadata(&map).map_err(|why| LogError::Content { path: file, why })?;
+                return Ok(session.0);
+            }
+        }
+    }
+    let why = "it is not a recording of this program (no session metadata); try --simulate".to_owned();
+    Err(LogError::Content { path: path.to_owned(), why })
+}
+
 /// Verifies a log, or all logs of a folder in order.
 ///
 /// # Errors
@@ -138,6 +158,15 @@ pub fn verify<C: ReplayCore>(path: &Path, options: Options, observer: Observer<'
             _ => "the log holds ticks but no keyframe to begin from",
         };
         return Err(LogError::Content { path: path.to_owned(), why: why.to_owned() });
+    }
+    let report = &run.report;
+    if report.good()
+        && report.incomplete_from.is_empty()
+        && let (Some(recorded), Some((_, last))) = (report.recorded_digest, report.span)
+        && recorded != report.digest
+    {
+        let (recorded, replayed) = (format!("digest {}", recorded.hex()), format!("digest {}", report.digest.hex()));
+        run.differ(Mismatch { tick: last, recorded, replayed });
     }
     Ok(run.report)
 }
