@@ -57,7 +57,8 @@ pub struct Order {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gate {
     latched: Option<Latched>,
-    looming: [Option<Nanos>; MAX_SOURCES],
+    /// First and newest frame of a thing that grows, per camera.
+    looming: [Option<(Nanos, Nanos)>; MAX_SOURCES],
     range: Option<Nanos>,
     bumper: Option<Nanos>,
     estop: Option<Nanos>,
@@ -86,7 +87,8 @@ impl Gate {
         let looms = features.looming.growth_permille_per_s >= config.looming_permille_per_s
             && features.looming.cells >= config.looming_cells;
         if let Some(slot) = self.looming.get_mut(usize::from(features.source.0)) {
-            *slot = looms.then_some(slot.unwrap_or(features.captured));
+            let first = slot.map_or(features.captured, |(first, _)| first);
+            *slot = looms.then_some((first, features.captured));
         }
     }
 
@@ -109,10 +111,11 @@ impl Gate {
         let frame = world.newest(now, Nanos::NEVER).map_or(now, |based| based.captured);
         self.near = near.then_some(self.near.unwrap_or(frame));
         for slot in &mut self.looming {
-            *slot = slot.filter(|at| now.since(*at) < LOOMING_STANDS);
+            *slot = slot.filter(|(_, newest)| now.since(*newest) < LOOMING_STANDS);
         }
         let soft = self.range.or(self.near).map(|cause| Hazard { why: Why::TooNear, cause });
-        let looming = self.looming.iter().flatten().max().map(|cause| Hazard { why: Why::Looming, cause: *cause });
+        let looming = self.looming.iter().flatten().map(|(first, _)| *first).max();
+        let looming = looming.map(|cause| Hazard { why: Why::Looming, cause });
         let hard = self.estop.map(|cause| Hazard { why: Why::EmergencyStop, cause });
         let hard = hard.or(self.bumper.map(|cause| Hazard { why: Why::TooNear, cause }));
         let soft = soft.or(looming);
@@ -273,12 +276,13 @@ impl Gate {
         let most = span_ms(config.action_age_ms);
         let mut based_on = ArrayVec::new();
         based_on.push(order.stands);
-        if motion != Motion::Stand {
-            if let Some(latched) = self.latched {
-                let obeys = latched.said.is_some_and(|said| order.spoken > said) && latched.clear_since.is_some();
-                if !obeys {
-                    return Err(if latched.clear_since.is_some() { Why::Halted } else { latched.why });
-                }
+        if let Some(latched) = self.latched.filter(|_| motion != Motion::Stand) {
+            let over = latched.clear_since.is_some();
+            if !over {
+                return Err(latched.why);
+            }
+            if !latched.said.is_some_and(|said| order.spoken > said) {
+                return Err(Why::Halted);
             }
         }
         let way = match motion {

@@ -107,10 +107,9 @@ impl Attention {
                 source.hear(features, &config.attention);
             }
         }
-        if let Some(status) = &inputs.status {
-            if let Some(source) = self.sources.iter_mut().find(|source| source.kind == SourceKind::Status) {
-                source.feel(status, &config.attention);
-            }
+        let mut body = self.sources.iter_mut().filter(|source| source.kind == SourceKind::Status);
+        if let (Some(status), Some(source)) = (&inputs.status, body.next()) {
+            source.feel(status, &config.attention);
         }
         self.check_health(&inputs.health, now, span_ms(config.attention.starved_ms), out);
         self.trust.pass(now, config.attention.trust_s);

@@ -16,8 +16,9 @@ const SAID: usize = 48;
 const BLOCKS: usize = 64;
 /// How much sound before a word's end is its own.
 const WORD_SPAN: Nanos = Nanos::from_ms(400);
-/// From this echo share on, a word heard is the robot's whatever it sounds like.
-const MOSTLY_ECHO_PERMILLE: u32 = 600;
+/// From this echo share on, a word heard is the robot's whatever it sounds like: somebody as loud as the robot brings it
+/// down to one half, somebody 7 dB quieter to 83 %.
+const MOSTLY_ECHO_PERMILLE: u32 = 850;
 /// Rejected words kept, to drop them from their utterance too.
 const REJECTED: usize = 48;
 

