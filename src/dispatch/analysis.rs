@@ -226,5 +226,4 @@ fn fixed_point(start: Nanos, next: impl Fn(Nanos) -> Nanos) -> Option<Nanos> {
 }
 
 #[cfg(test)]
-#[path = "analysis_tests.rs"]
 mod tests;

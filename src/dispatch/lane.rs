@@ -239,5 +239,4 @@ pub fn reason(text: &str) -> Text<96> {
 }
 
 #[cfg(test)]
-#[path = "lane_tests.rs"]
 mod tests;

@@ -2,6 +2,7 @@
 //! the core, results flow back as lane events. `lane` and `work` are what live and virtual lanes share.
 
 pub mod analysis;
+pub mod demands;
 pub mod executor;
 pub mod lane;
 pub mod load;

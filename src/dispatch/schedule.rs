@@ -465,5 +465,4 @@ pub fn job_of(event: &LaneEvent) -> JobId {
 }
 
 #[cfg(test)]
-#[path = "schedule_tests.rs"]
 mod tests;

@@ -91,3 +91,57 @@ impl Drop for Robot {
         self.halt();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::robot::inbox::Inbox;
+    use crate::robot::tick::record_rings;
+    use crate::types::{Act, Inputs, Outputs};
+
+    struct Pulse;
+
+    impl TickCore for Pulse {
+        fn tick(&mut self, inputs: &Inputs, out: &mut Outputs) {
+            out.act(Act::Heartbeat { at: inputs.now });
+        }
+    }
+
+    #[test]
+    fn a_running_loop_accounts_for_every_tick_and_stops_when_told() {
+        let (acts, mut body) = rtrb::RingBuffer::new(64);
+        let (records, mut recorder) = record_rings(32);
+        let parts = RobotParts {
+            core: Box::new(Pulse),
+            inbox: Inbox::default(),
+            lanes: Vec::new(),
+            acts,
+            actor: None,
+            records,
+            clock: Arc::new(Monotonic),
+        };
+        let realtime = RealtimeConfig { priority: 0, lock_memory: false, cpu: None, spin_us: 0 };
+        let robot = Robot::start(parts, Nanos::from_ms(1), &realtime).expect("a thread");
+        let (mut served, mut first) = (0, None);
+        while served < 20 {
+            let Ok(record) = recorder.full.pop() else {
+                std::thread::yield_now();
+                continue;
+            };
+            let inputs = &record.inputs;
+            let (start, sum) = first.unwrap_or((inputs.now, inputs.tick));
+            assert!(record.woke >= inputs.now);
+            assert_eq!(inputs.now.since(start), Nanos::from_ms(inputs.tick - sum), "tick k stands for k·T");
+            first = Some((start, sum));
+            served += 1;
+            recorder.free.push(record).expect("as many places as records");
+        }
+        assert!(robot.is_running());
+        let stopped = robot.stop().expect("the core did not panic");
+        let ticks = stopped.beats.ticks.load(Ordering::Relaxed);
+        assert!(ticks >= 20);
+        let heartbeats = std::iter::from_fn(|| body.pop().ok()).count() as u64;
+        let dropped = stopped.beats.acts_dropped.load(Ordering::Relaxed);
+        assert_eq!(heartbeats + dropped, ticks, "every act was sent or counted");
+    }
+}

@@ -217,3 +217,56 @@ fn clear(inputs: &mut Inputs) {
     inputs.health.clear();
     inputs.release_halt = false;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::robot::inbox::Inbox;
+    use crate::time::Monotonic;
+    use crate::types::{Capability, Class, Job, JobInput, LaneEvent, SourceId};
+
+    struct Asks;
+
+    impl TickCore for Asks {
+        fn tick(&mut self, inputs: &Inputs, out: &mut Outputs) {
+            out.command(Command::Submit(Job {
+                id: JobId(inputs.tick),
+                capability: Capability::See,
+                source: SourceId(0),
+                generation: 1,
+                class: Class::Awareness,
+                input: JobInput::Frame { seq: 0 },
+                created: inputs.now,
+                deadline: Nanos::NEVER,
+                fresh_until: Nanos::NEVER,
+                credit_words: 0,
+                based_on: ArrayVec::new(),
+            }));
+        }
+    }
+
+    #[test]
+    fn a_job_that_no_lane_takes_comes_back_as_refused_in_the_next_tick() {
+        let (acts, _body) = rtrb::RingBuffer::new(1);
+        let (records, mut recorder) = record_rings(2);
+        let mut body = TickLoop::new(RobotParts {
+            core: Box::new(Asks),
+            inbox: Inbox::default(),
+            lanes: Vec::new(),
+            acts,
+            actor: None,
+            records,
+            clock: Arc::new(Monotonic),
+        });
+        for tick in 1..=2 {
+            body.serve(Beat { tick, due: Nanos(tick), woke: Nanos(tick), skipped: 0 });
+        }
+        assert!(recorder.full.pop().expect("recorded").inputs.events.is_empty());
+        let second = recorder.full.pop().expect("recorded");
+        let refused = |event: &LaneEvent| {
+            matches!(event, LaneEvent::Done { job: JobId(1), outcome: Outcome::Refused, .. })
+        };
+        assert!(second.inputs.events.iter().any(refused));
+        assert_eq!(body.beats().commands_unsent.load(Ordering::Relaxed), 2);
+    }
+}
