@@ -8,10 +8,13 @@ use crate::record::{Mapping, SensorLog};
 use crate::robot::session::{self, RunError, Setup, Source, Timeline};
 use crate::sense::feed::Payload;
 use crate::sense::scene::{Scene, timeline};
-use crate::types::{AUDIO_BLOCK, AUDIO_RATE_HZ, Nanos, SourceId, SourceKind};
+use crate::types::{Nanos, SourceId, SourceKind};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Field of view of the synthetic camera (`sense::scene::camera`).
+const SCENE_FOV_DEG: f32 = 86.5;
 
 /// Arguments of `sage demo`.
 #[derive(Debug, clap::Args)]
@@ -73,7 +76,7 @@ pub fn run(args: Args) -> anyhow::Result<Verdict> {
     };
     let finished = session::run(setup, &mut screen).map_err(refused)?;
     drop(screen);
-    finish(finished, &args.out, args.json)
+    finish(finished, Some(&args.out), args.json)
 }
 
 /// Missing networks and devices are faults; what the build cannot do is bad input.
@@ -91,33 +94,34 @@ fn payloads(scene: &str, config: &mut Config) -> anyhow::Result<(Timeline, Nanos
     if file.is_file() || shipped.is_file() {
         let path = if file.is_file() { file.to_owned() } else { shipped };
         let log = SensorLog::open(&path, &Mapping::default()).map_err(|error| BadInput(error.to_string()))?;
-        return Ok((recorded(log, config), Nanos::ZERO, 0)).and_then(|(timeline, _, seed)| with_origin(timeline, seed));
+        return with_origin(recorded(log, config));
     }
     let Some(world) = Scene::named(scene) else {
         let names = Scene::NAMES.join(", ");
         return Err(BadInput(format!("no scene \"{scene}\"; there are {names}, any number, or an MCAP file")).into());
     };
-    config.camera = vec![CameraConfig { fov_deg: 86.5, ..CameraConfig::default() }];
+    config.camera = vec![CameraConfig { fov_deg: SCENE_FOV_DEG, ..CameraConfig::default() }];
     config.microphone = vec![MicrophoneConfig::default()];
     let seed = world.seed();
     Ok((Box::new(timeline(world)), Nanos::ZERO, seed))
 }
 
 /// Looks at the first payload to learn when the log begins.
-fn with_origin(mut timeline: Timeline, seed: u64) -> anyhow::Result<(Timeline, Nanos, u64)> {
+fn with_origin(mut timeline: Timeline) -> anyhow::Result<(Timeline, Nanos, u64)> {
     let first = timeline.next().ok_or_else(|| BadInput("the log holds no frame and no sound".to_owned()))?;
     let origin = first.0;
-    Ok((Box::new(std::iter::once(first).chain(timeline)), origin, seed))
+    Ok((Box::new(std::iter::once(first).chain(timeline)), origin, 0))
 }
 
-/// A log's payloads with the instants at which a device would have delivered them; sources are put in the
-/// configuration's order: cameras, microphones, status.
+/// A log's payloads with the instants at which their sources delivered them; sources are put in the configuration's order:
+/// cameras, microphones, status.
 pub(super) fn recorded(log: SensorLog, config: &mut Config) -> Timeline {
     let sources = log.sources().to_vec();
     let plain = |name: &str| name.trim_matches('/').replace(['/', '.'], "-");
     let named = |kind: SourceKind| sources.iter().filter(move |source| source.0 == kind).map(move |s| plain(&s.1));
-    config.camera =
-        named(SourceKind::Camera).map(|name| CameraConfig { name, fov_deg: 86.5, ..CameraConfig::default() }).collect();
+    config.camera = named(SourceKind::Camera)
+        .map(|name| CameraConfig { name, fov_deg: SCENE_FOV_DEG, ..CameraConfig::default() })
+        .collect();
     config.microphone =
         named(SourceKind::Microphone).map(|name| MicrophoneConfig { name, ..MicrophoneConfig::default() }).collect();
     let mut places = Vec::new();
@@ -126,14 +130,14 @@ pub(super) fn recorded(log: SensorLog, config: &mut Config) -> Timeline {
     }
     let place = move |source: SourceId| {
         let place = places.iter().position(|index| *index == usize::from(source.0));
-        SourceId(place.unwrap_or(usize::from(u8::MAX)) as u8)
+        SourceId(place.map_or(u8::MAX, |place| place as u8))
     };
-    let block = Nanos(1_000_000_000 * AUDIO_BLOCK as u64 / u64::from(AUDIO_RATE_HZ));
-    Box::new(log.map(move |payload| match payload {
-        crate::record::Payload::Frame(source, frame) => (frame.captured, Payload::Frame(place(source), frame)),
-        crate::record::Payload::Audio(source, sound) => {
-            (sound.captured.after(block), Payload::Sound(place(source), sound))
-        }
-        crate::record::Payload::Status(status) => (status.captured, Payload::Status(status)),
+    Box::new(log.timeline().map(move |(due, payload)| {
+        let payload = match payload {
+            Payload::Frame(source, frame) => Payload::Frame(place(source), frame),
+            Payload::Sound(source, block) => Payload::Sound(place(source), block),
+            Payload::Status(status) => Payload::Status(status),
+        };
+        (due, payload)
     }))
 }

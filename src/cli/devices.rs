@@ -47,10 +47,7 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
 #[allow(clippy::unnecessary_wraps)] // as without the feature
 fn list() -> anyhow::Result<Vec<Entry>> {
     let listed = crate::sense::devices::list();
-    Ok(listed
-        .into_iter()
-        .map(|l| Entry { kind: l.kind, device: l.device, name: l.name, offers: l.offers })
-        .collect())
+    Ok(listed.into_iter().map(|l| Entry { kind: l.kind, device: l.device, name: l.name, offers: l.offers }).collect())
 }
 
 #[cfg(not(feature = "live"))]

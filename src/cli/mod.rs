@@ -4,9 +4,11 @@
 mod bench;
 mod config;
 mod demo;
+mod devices;
 mod record;
 mod replay;
 mod run;
+mod scene;
 mod shell;
 mod show;
 
@@ -38,6 +40,10 @@ enum CliCommand {
     Record(record::Args),
     /// Run a recording again: verify every decision, or simulate with other engines and costs.
     Replay(replay::Args),
+    /// Render a synthetic scene into a log.
+    Scene(scene::Args),
+    /// List cameras, microphones and loudspeakers.
+    Devices(devices::Args),
     /// Measure the loop or an engine.
     Bench(bench::Args),
     /// Print or check a configuration.
@@ -79,6 +85,8 @@ pub fn main() -> ExitCode {
         CliCommand::Run(args) => run::run(args),
         CliCommand::Record(args) => record::run(args),
         CliCommand::Replay(args) => replay::run(&args),
+        CliCommand::Scene(args) => scene::run(&args),
+        CliCommand::Devices(args) => devices::run(&args),
         CliCommand::Bench(args) => bench::run(args),
         CliCommand::Config(args) => config::run(&args),
         CliCommand::Completions(args) => shell::completions(&args),

@@ -146,7 +146,12 @@ fn print_verification(out: &mut impl Write, log: &Path, found: &VerifyReport, sp
     }
     let (from, to) = found.span.unwrap_or_default();
     let seconds = found.log_time.as_s();
-    writeln!(out, "{}: {} ticks run again ({from} to {to}, {seconds:.1} s), {speed} x real time", log.display(), found.ticks)?;
+    writeln!(
+        out,
+        "{}: {} ticks run again ({from} to {to}, {seconds:.1} s), {speed} x real time",
+        log.display(),
+        found.ticks
+    )?;
     if found.unreached > 0 {
         writeln!(out, "{} ticks lie before the first keyframe and were not run", found.unreached)?;
     }
@@ -175,7 +180,10 @@ fn print_features(out: &mut impl Write, found: &FeatureReport, speed: f64) -> io
     writeln!(out, "{} payloads: features computed again and compared, {speed} x real time", found.compared)?;
     if let Some(tick) = found.incomplete_from {
         let n = found.unchecked;
-        writeln!(out, "{n} features from tick {tick} on could not be compared: their frames or sound are not in the log")?;
+        writeln!(
+            out,
+            "{n} features from tick {tick} on could not be compared: their frames or sound are not in the log"
+        )?;
     }
     if let Some(first) = &found.first {
         let tick = first.tick.map_or("no tick".to_owned(), |tick| format!("tick {tick}"));
@@ -225,7 +233,12 @@ fn run_simulation(args: &Args) -> anyhow::Result<Verdict> {
             writeln!(out, "{note}")?;
         }
         let seconds = result.time.as_s();
-        writeln!(out, "{}: {seconds:.1} s simulated at {speed} x real time, profile {}", args.log.display(), plan.profile.name)?;
+        writeln!(
+            out,
+            "{}: {seconds:.1} s simulated at {speed} x real time, profile {}",
+            args.log.display(),
+            plan.profile.name
+        )?;
         write!(out, "{}", report.table())?;
     }
     Ok(Verdict::Good)

@@ -90,16 +90,18 @@ pub fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
 }
 
 /// Prints the table or the JSON report and writes `report.json` and `latency.svg` into `out`.
-pub fn finish(finished: Finished, out: &Path, as_json: bool) -> anyhow::Result<Verdict> {
+pub fn finish(finished: Finished, out: Option<&Path>, as_json: bool) -> anyhow::Result<Verdict> {
     let report = &finished.report;
-    let text = serde_json::to_string_pretty(report)?;
-    write_whole(&out.join("report.json"), text.as_bytes())?;
-    let (lateness, work) = finished.tally.timing();
-    let panels = [
-        svg::Panel { title: "wake-up lateness of the tick", histogram: lateness },
-        svg::Panel { title: "work of the tick", histogram: work },
-    ];
-    write_whole(&out.join("latency.svg"), svg::draw(&panels).as_bytes())?;
+    if let Some(out) = out {
+        let text = serde_json::to_string_pretty(report)?;
+        write_whole(&out.join("report.json"), text.as_bytes())?;
+        let (lateness, work) = finished.tally.timing();
+        let panels = [
+            svg::Panel { title: "wake-up lateness of the tick", histogram: lateness },
+            svg::Panel { title: "work of the tick", histogram: work },
+        ];
+        write_whole(&out.join("latency.svg"), svg::draw(&panels).as_bytes())?;
+    }
     let mut stdout = io::stdout();
     if as_json {
         writeln!(stdout, "{}", serde_json::to_string(report)?)?;
@@ -111,9 +113,13 @@ pub fn finish(finished: Finished, out: &Path, as_json: bool) -> anyhow::Result<V
             .flat_map(|summary| &summary.files)
             .map(|file| file.display().to_string())
             .collect();
-        writeln!(stdout, "  report      {}", out.join("report.json").display())?;
-        writeln!(stdout, "  picture     {}", out.join("latency.svg").display())?;
-        writeln!(stdout, "  recording   {}", recordings.join(", "))?;
+        if let Some(out) = out {
+            writeln!(stdout, "  report      {}", out.join("report.json").display())?;
+            writeln!(stdout, "  picture     {}", out.join("latency.svg").display())?;
+        }
+        if !recordings.is_empty() {
+            writeln!(stdout, "  recording   {}", recordings.join(", "))?;
+        }
         if let Some(first) = recordings.first() {
             writeln!(stdout, "  check it    sage replay {first} --verify --from-sensors")?;
         }

@@ -59,7 +59,9 @@ pub fn config_of(log: &SensorLog, base: &Config) -> Config {
     }
     let named = |kind: SourceKind| log.sources().iter().filter(move |source| source.0 == kind).map(|source| &source.1);
     Config {
-        camera: named(SourceKind::Camera).map(|name| CameraConfig { name: name.clone(), ..Default::default() }).collect(),
+        camera: named(SourceKind::Camera)
+            .map(|name| CameraConfig { name: name.clone(), ..Default::default() })
+            .collect(),
         microphone: named(SourceKind::Microphone)
             .map(|name| MicrophoneConfig { name: name.clone(), ..Default::default() })
             .collect(),

@@ -254,6 +254,11 @@ pub fn command_view(tick: u64, command: &Command) -> Value {
     flat(tick, command, "id")
 }
 
+/// Name of the schema of a topic for people.
+pub fn schema_of(topic: &str) -> &'static str {
+    VIEWS.iter().find(|known| known.0 == topic).map_or("sage.Event", |known| known.1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use super::proto::{CompressedImage, LogLine, RawAudio, RawImage, Tick, Timestamp
 use super::session::{END, SESSION, SessionInfo, file_stamp};
 use super::{base64, views};
 use crate::time::Clock;
-use crate::types::{AUDIO_RATE_HZ, AudioBlock, Frame, Inputs, Nanos, Outputs, SourceId, SourceKind, Stamp};
+use crate::types::{AUDIO_RATE_HZ, AudioBlock, Frame, Inputs, Nanos, Outputs, SourceId, SourceKind, Stamp, Status};
 use prost::Message;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -279,6 +279,13 @@ impl Recorder {
         }
     }
 
+    /// Records a report of the robot's own values. In a run they are part of the ticks; this is for logs without ticks.
+    pub fn status(&mut self, status: &Status) {
+        let at = At { captured: status.captured, sequence: status.seq as u32 };
+        let view = serde_json::to_vec(status).unwrap_or_default();
+        self.put("/status", views::schema_of("/status"), None, at, &view);
+    }
+
     /// Records a tick: its inputs and decisions to the byte, then the views that people read.
     pub fn tick(&mut self, inputs: &Inputs, outputs: &Outputs, woke: Nanos, work: Nanos) {
         let at = At { captured: inputs.now, sequence: inputs.tick as u32 };
@@ -327,8 +334,7 @@ impl Recorder {
             list.push(("/salience", views::salience(inputs.tick, &outputs.vitals)));
         }
         for (topic, view) in list {
-            let schema = views::VIEWS.iter().find(|known| known.0 == topic).map_or("sage.Event", |known| known.1);
-            self.put(topic, schema, None, at, view.to_string().as_bytes());
+            self.put(topic, views::schema_of(topic), None, at, view.to_string().as_bytes());
         }
     }
 

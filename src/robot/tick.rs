@@ -263,9 +263,8 @@ mod tests {
         }
         assert!(recorder.full.pop().expect("recorded").inputs.events.is_empty());
         let second = recorder.full.pop().expect("recorded");
-        let refused = |event: &LaneEvent| {
-            matches!(event, LaneEvent::Done { job: JobId(1), outcome: Outcome::Refused, .. })
-        };
+        let refused =
+            |event: &LaneEvent| matches!(event, LaneEvent::Done { job: JobId(1), outcome: Outcome::Refused, .. });
         assert!(second.inputs.events.iter().any(refused));
         assert_eq!(body.beats().commands_unsent.load(Ordering::Relaxed), 2);
     }

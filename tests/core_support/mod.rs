@@ -32,7 +32,15 @@ impl Day {
     pub fn new(seed: u64) -> Day {
         let inputs = Inputs { now: Nanos::from_s(1), ..Inputs::default() };
         let outputs = Outputs::default();
-        Day { core: Core::new(config()), inputs, outputs, open: Vec::new(), voice: VoiceReport::default(), said: 0, seed }
+        Day {
+            core: Core::new(config()),
+            inputs,
+            outputs,
+            open: Vec::new(),
+            voice: VoiceReport::default(),
+            said: 0,
+            seed,
+        }
     }
 
     fn roll(&mut self, sides: u64) -> u64 {

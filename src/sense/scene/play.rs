@@ -6,7 +6,7 @@ use crate::sense::feed::Payload;
 use crate::types::{AUDIO_BLOCK, AUDIO_RATE_HZ, AudioBlock, Frame, Nanos, PixelFormat, SourceId, Stamp, Status};
 
 /// JPEG quality of scene frames.
-const QUALITY: u8 = 60;
+const QUALITY: u8 = 45;
 /// One block of sound.
 const BLOCK: Nanos = Nanos(1_000_000_000 * AUDIO_BLOCK as u64 / AUDIO_RATE_HZ as u64);
 /// One frame.
