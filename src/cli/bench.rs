@@ -1,9 +1,58 @@
-//! `sage bench`: to be written.
-use super::{BadInput, Verdict};
-/// Arguments.
+//! `sage bench`: figures of the loop and of the engines on this machine. Nothing here passes or fails.
+
+use super::{Verdict, bench_engines, bench_loop};
+use clap::Subcommand;
+use std::path::PathBuf;
+
+/// Arguments of `sage bench`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// The tick, features, growth, replay, simulation and overload.
+    Loop(LoopArgs),
+    /// Step costs of the engines that ship; `--write` makes a profile of them.
+    Engines {
+        /// Write a profile to this file.
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+    },
+    /// Wake-up lateness of the ticker alone, as cyclictest measures it.
+    Lateness {
+        /// Ticks per second.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        rate: u32,
+        /// How long, seconds.
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+        /// SCHED_FIFO priority; 0: ordinary scheduling.
+        #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=99))]
+        priority: u8,
+    },
+}
+
+/// Arguments of `sage bench loop`.
+#[derive(Debug, clap::Args)]
+pub struct LoopArgs {
+    /// Parts to run, default all: tick, features, growth, verify, simulate, overload.
+    pub parts: Vec<String>,
+    /// Virtual ticks of the growth part.
+    #[arg(long, value_name = "N", default_value_t = 10_000_000)]
+    pub ticks: u64,
+    /// Seconds of the scene that simulations use.
+    #[arg(long, value_name = "S", default_value_t = 84.0)]
+    pub seconds: f64,
+}
+
 /// Runs the command.
-pub fn run(_args: Args) -> anyhow::Result<Verdict> {
-    Err(BadInput("this command is not there yet".to_owned()).into())
+pub fn run(args: Args) -> anyhow::Result<Verdict> {
+    match args.what {
+        What::Loop(args) => bench_loop::run(&args),
+        What::Engines { write } => bench_engines::run(write.as_deref()),
+        What::Lateness { rate, seconds, priority } => bench_loop::lateness(rate, seconds, priority),
+    }
 }

@@ -2,6 +2,8 @@
 //! and the exit code: 0 good, 1 the check failed, 2 bad input, 3 device or engine fault.
 
 mod bench;
+mod bench_engines;
+mod bench_loop;
 mod config;
 mod demo;
 mod devices;
