@@ -10,7 +10,9 @@ use sage::engine::cpu::eye::net::{GRID, GRID_H, GRID_W, STEPS};
 use sage::engine::cpu::eye::{Eye, LEAST_SCORE};
 use sage::engine::{CancelToken, Engine, EngineError, Progress, SensorReader, StepSink, step};
 use sage::sense::scene::camera::Direction;
-use sage::sense::scene::{Class, FRAME_BYTES, Obstacle, Person, Split, Track, Truth, World, render, render_with_truth};
+use sage::sense::scene::{
+    Class, FRAME_BYTES, Obstacle, Person, Scene, Split, Track, Truth, World, render, render_with_truth,
+};
 use sage::types::{AudioBlock, Capability, Frame, Job, JobId, JobInput, Nanos, Output, SourceId, Thing};
 
 fn root() -> PathBuf {
@@ -147,6 +149,33 @@ fn things_in_rooms_and_colours_never_trained_on_are_found() {
     );
     assert!(said[1][1] * 100 >= (said[1][0] + said[1][1]) * 75, "{said:?}");
     assert!(said[0][1] * 100 <= (said[0][0] + said[0][1]) * 8, "{said:?}");
+}
+
+#[test]
+fn the_scenes_that_ship_are_seen_as_they_are() {
+    let eye = eye(Kernels::best());
+    let mut frame = vec![0; FRAME_BYTES];
+    for name in Scene::NAMES {
+        let scene = Scene::named(name).expect("a shipped scene");
+        let (mut there, mut seen, mut invented) = (0usize, 0usize, Vec::new());
+        for second in (0..scene.seconds as u32).step_by(2) {
+            let truth = render_with_truth(&scene.world, f64::from(second), &mut frame);
+            let reported = eye.look(&frame, LEAST_SCORE);
+            let same = |f: &Found, t: &Truth| f.thing as usize == t.class as usize && iou(&f.bbox, &bbox(t)) > 0.4;
+            let plain = truth.iter().filter(|t| !t.hard && t.class != Class::Hand);
+            for t in plain {
+                there += 1;
+                seen += usize::from(reported.iter().any(|f| same(f, t)));
+            }
+            let extra = |f: &&Found| f.thing != Thing::Hand && !truth.iter().any(|t| same(f, t));
+            invented.extend(reported.iter().filter(extra).map(|f| (second, f.thing, f.score)));
+        }
+        println!("{name}: {seen} of {there} things seen; invented {invented:?}");
+        assert!(
+            seen * 100 >= there * 92 && invented.len() * 25 <= there.max(25),
+            "{name}: {seen} of {there}, {invented:?}"
+        );
+    }
 }
 
 #[test]

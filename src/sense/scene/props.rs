@@ -172,7 +172,12 @@ fn barrel(c: &mut Canvas, l: &BoxLook, p: &Place) {
         );
     }
     if l.height_m < CAMERA_HEIGHT_M {
-        c.ellipse((foot.0, top), w, high, &Paint::flat(shade(l.paint, if l.style.is_multiple_of(2) { 0.5 } else { 1.2 })));
+        c.ellipse(
+            (foot.0, top),
+            w,
+            high,
+            &Paint::flat(shade(l.paint, if l.style.is_multiple_of(2) { 0.5 } else { 1.2 })),
+        );
     } else {
         c.cap((foot.0, top), w, high, top + 0.5, &paint);
     }
