@@ -64,7 +64,7 @@ fn main() -> anyhow::Result<()> {
     eprintln!("{count} pictures, {:.2} ms each", start.elapsed().as_secs_f64() * 1e3 / count as f64);
     if let (Some(s), Some(path)) = (sheet, args.get(5)) {
         let mut f = std::fs::File::create(path)?;
-        write!(f, "P6 1920 960 255\n")?;
+        writeln!(f, "P6 1920 960 255")?;
         f.write_all(&s)?;
     }
     Ok(())

@@ -262,3 +262,59 @@ fn light(rgb: &mut [u8], l: &Light, seed: u64) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::camera::floor_z_m;
+    use super::super::{Obstacle, Person, Split, Track};
+    use super::*;
+
+    fn seen(world: &World, t: f64) -> (Vec<u8>, Vec<Truth>) {
+        let mut frame = vec![0; FRAME_BYTES];
+        let truth = render_with_truth(world, t, &mut frame);
+        (frame, truth)
+    }
+
+    #[test]
+    fn a_world_and_a_time_give_the_same_picture_again() {
+        let w = World::random(12, Split::Train);
+        assert!(seen(&w, 0.0).0 == seen(&World::random(12, Split::Train), 0.0).0);
+        assert!(seen(&w, 0.0).0 != seen(&w, 0.1).0, "sensor noise differs from frame to frame");
+        assert!(seen(&w, 0.0).0 != seen(&World::random(12, Split::HeldOut), 0.0).0);
+    }
+
+    #[test]
+    fn boxes_are_where_distance_and_height_say() {
+        let track = Track::still(0.5, 3.0);
+        let w = World::builder(1).person(Person::on(track).height_m(1.8)).build();
+        let truth = seen(&w, 0.0).1;
+        assert_eq!(truth.len(), 1);
+        let (t, e) = (truth[0], truth[0].extent);
+        assert!((e.y1 - e.y0 - 1.8 * FOCAL_PX / 3.0).abs() < 12.0, "{e:?}");
+        assert!((floor_z_m(e.y1).expect("on the floor") - 3.0).abs() < 0.3, "{e:?}");
+        assert!((t.distance_m - (libm::hypotf(0.5, 3.0) - 0.15)).abs() < 1e-4);
+        assert!((t.bearing_rad - libm::atan2f(0.5, 3.0)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_script_brings_people_in_raises_arms_and_takes_things_away() {
+        let w = World::builder(4)
+            .person(Person::on(Track::from(1.0, -6.0, 3.0).to(3.0, 0.0, 2.5)).raises(4.0, 6.0))
+            .obstacle(Obstacle::rolling_barrel(Track::from(7.0, 0.2, 5.0).to(9.0, 0.2, 1.0)).present(7.0, 9.5))
+            .build();
+        let kinds = |t: f64| seen(&w, t).1.iter().map(|t| (t.class, t.raising)).collect::<Vec<_>>();
+        assert_eq!(kinds(0.0), []);
+        assert_eq!(kinds(3.5), [(Class::Person, false)]);
+        assert_eq!(kinds(5.0), [(Class::Person, true), (Class::Hand, false)]);
+        assert!(kinds(7.5).contains(&(Class::Obstacle, false)) && !kinds(9.8).contains(&(Class::Obstacle, false)));
+        let near = |t: f64| seen(&w, t).1.iter().find(|t| t.class == Class::Obstacle).map(|t| t.extent.area());
+        assert!(near(8.5) > near(7.5).map(|a| a * 4.0), "it looms");
+    }
+
+    #[test]
+    fn a_frame_of_the_wrong_size_is_left_alone() {
+        let mut small = vec![7; 100];
+        assert!(render_with_truth(&World::random(1, Split::Train), 0.0, &mut small).is_empty());
+        assert!(small.iter().all(|v| *v == 7));
+    }
+}

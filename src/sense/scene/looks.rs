@@ -1,5 +1,7 @@
 //! How things look: sizes, colours and styles, drawn once from a seed. Random numbers flow in, plain descriptions for the drawing code flow out.
 
+use std::f32::consts::TAU;
+
 use super::random::Random;
 use super::texture::{Rgb, Split, Surface, any_colour, colour, hsv, shade};
 use super::world::ObstacleKind;
@@ -73,7 +75,7 @@ impl PersonLook {
             stance: r.between(0.025, 0.075),
             rest: [arm(r), arm(r)],
             raised: [up(r), up(r)],
-            phase: r.between(0.0, 6.28),
+            phase: r.between(0.0, TAU),
             facing_rad: r.between(-0.6, 0.6),
         }
     }

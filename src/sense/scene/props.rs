@@ -1,6 +1,8 @@
 //! Draws the things that are not people: boxes, barrels, chairs, rolling barrels, the charger. Looks and a place flow in,
 //! shapes on the canvas flow out. Boxes and chairs are solid (corners projected one by one), so they turn as they should.
 
+use std::f32::consts::{PI, TAU};
+
 use super::camera::{CAMERA_HEIGHT_M, FOCAL_PX, project};
 use super::looks::{Bands, BoxLook, ChargerLook};
 use super::raster::{Canvas, Paint, Px};
@@ -170,7 +172,12 @@ fn barrel(c: &mut Canvas, l: &BoxLook, p: &Place) {
         );
     }
     if l.height_m < CAMERA_HEIGHT_M {
-        c.ellipse((foot.0, top), w, high, &Paint::flat(shade(l.paint, if l.style % 2 == 0 { 0.5 } else { 1.2 })));
+        c.ellipse(
+            (foot.0, top),
+            w,
+            high,
+            &Paint::flat(shade(l.paint, if l.style.is_multiple_of(2) { 0.5 } else { 1.2 })),
+        );
     } else {
         c.cap((foot.0, top), w, high, top + 0.5, &paint);
     }
@@ -178,7 +185,7 @@ fn barrel(c: &mut Canvas, l: &BoxLook, p: &Place) {
 
 fn chair(c: &mut Canvas, l: &BoxLook, p: &Place) {
     // Half the chairs show their back side.
-    let b = Block::new(p.x_m, p.z_m, if l.style % 2 == 0 { l.yaw_rad } else { l.yaw_rad + 3.14 });
+    let b = Block::new(p.x_m, p.z_m, if l.style.is_multiple_of(2) { l.yaw_rad } else { l.yaw_rad + PI });
     let (w, d, leg) = (l.width_m * 0.5, l.width_m * 0.48, 0.022);
     let seat = l.height_m * 0.5;
     let wood = shade(l.paint, 0.75);
@@ -221,15 +228,15 @@ fn rolling_barrel(c: &mut Canvas, l: &BoxLook, p: &Place) {
     c.rectangle(x - w, middle - h, x + w, middle + h, &base);
     // Shading and staves: strips of the surface, whose rows move as it rolls.
     for i in 0..14 {
-        let (a0, a1) = (i as f32 / 14.0 * 3.1416, (i + 1) as f32 / 14.0 * 3.1416);
+        let (a0, a1) = (i as f32 / 14.0 * PI, (i + 1) as f32 / 14.0 * PI);
         let (y0, y1) = (middle - h * libm::cosf(a0), middle - h * libm::cosf(a1));
         c.rectangle(x - w, y0, x + w, y1, &Paint::flat(shade(l.paint, 0.6 + 0.5 * libm::sinf(a0 * 0.8 + 0.25))));
     }
     let marks = 3 + l.style;
     for i in 0..marks {
-        let a = (turn + i as f32 * 6.2832 / marks as f32) % 6.2832;
-        if a < 3.1416 {
-            let (y0, y1) = (middle - h * libm::cosf(a), middle - h * libm::cosf((a + 0.22).min(3.1416)));
+        let a = (turn + i as f32 * TAU / marks as f32) % TAU;
+        if a < PI {
+            let (y0, y1) = (middle - h * libm::cosf(a), middle - h * libm::cosf((a + 0.22).min(PI)));
             let other = l.bands.map_or(shade(l.paint, 0.5), |b| b.0);
             c.rectangle(x - w, y0, x + w, y1, &Paint::flat(other));
         }

@@ -3,9 +3,8 @@
 
 use arrayvec::ArrayVec;
 
-use super::input::REDUCTION;
+use super::input::{CAMERA_HEIGHT, CAMERA_WIDTH, FOCAL_PX, REDUCTION};
 use super::net::{GRID, GRID_H, GRID_W};
-use crate::sense::scene::camera;
 use crate::types::{Detection, MAX_DETECTIONS, Thing};
 
 /// Pixels of the camera's picture per cell of the grid.
@@ -52,7 +51,7 @@ pub fn iou(a: &[f32; 4], b: &[f32; 4]) -> f32 {
 #[must_use]
 pub fn decode(grid: &[f32], least: f32) -> FoundList {
     let mut found = FoundList::new();
-    if grid.len() != GRID.len() {
+    if grid.len() != GRID.numbers() {
         return found;
     }
     // A peak is a cell no lower than its eight neighbours. Kept sorted, best first.
@@ -109,17 +108,17 @@ fn read(cell: &[f32], logit: f32, class: usize, at: usize) -> Found {
     let side = |i: usize| libm::expf(cell[4 + i].clamp(-4.0, 4.0));
     let cut = |v: f32, most: usize| (v * CELL_PX).clamp(0.0, most as f32);
     let bbox = [
-        cut(x - side(0), camera::WIDTH),
-        cut(y - side(1), camera::HEIGHT),
-        cut(x + side(2), camera::WIDTH),
-        cut(y + side(3), camera::HEIGHT),
+        cut(x - side(0), CAMERA_WIDTH),
+        cut(y - side(1), CAMERA_HEIGHT),
+        cut(x + side(2), CAMERA_WIDTH),
+        cut(y + side(3), CAMERA_HEIGHT),
     ];
     Found {
         thing: THINGS[class],
         bbox,
         score: 1.0 / (1.0 + libm::expf(-logit)),
         distance_m: libm::expf(cell[8].clamp(-3.0, 4.0)),
-        bearing_rad: camera::bearing_rad((bbox[0] + bbox[2]) * 0.5),
+        bearing_rad: libm::atanf(((bbox[0] + bbox[2]) * 0.5 - CAMERA_WIDTH as f32 * 0.5) / FOCAL_PX),
         raising: false,
     }
 }
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
 
     fn empty() -> Vec<f32> {
-        vec![-9.0; GRID.len()]
+        vec![-9.0; GRID.numbers()]
     }
 
     /// Puts a thing at a cell, with sides in cells and a distance in metres.
@@ -171,6 +170,12 @@ mod tests {
         assert!((f[0].distance_m - 1.25).abs() < 1e-4 && (f[0].score - 0.9526).abs() < 1e-3);
         assert!((f[0].bearing_rad - 8.0 / 340.0).abs() < 1e-3);
         assert_eq!(detection(&f[0]).bbox_px, [288, 144, 368, 192]);
+    }
+
+    #[test]
+    fn bearings_are_those_of_the_camera_that_draws_the_scenes() {
+        use crate::sense::scene::camera;
+        assert_eq!((CAMERA_WIDTH, CAMERA_HEIGHT, FOCAL_PX), (camera::WIDTH, camera::HEIGHT, camera::FOCAL_PX));
     }
 
     #[test]

@@ -9,6 +9,15 @@ pub const WIDTH: usize = 160;
 pub const HEIGHT: usize = 120;
 /// Pixels of the camera's picture per pixel of the network's, each way.
 pub const REDUCTION: usize = 4;
+/// Width of the camera's picture.
+pub const CAMERA_WIDTH: usize = WIDTH * REDUCTION;
+/// Height of the camera's picture.
+pub const CAMERA_HEIGHT: usize = HEIGHT * REDUCTION;
+/// Bytes of the camera's picture.
+pub const CAMERA_BYTES: usize = CAMERA_WIDTH * CAMERA_HEIGHT * 3;
+/// Focal length in pixels of the camera the training pictures were drawn with (86.5 degrees across). A camera with another
+/// lens is seen at wrong bearings and distances.
+pub const FOCAL_PX: f32 = 340.0;
 
 /// Reduces a picture of 640 x 480 x 3 bytes to 160 x 120 x 3 by the rounded mean of 4x4 pixels.
 /// Nothing is written unless both slices have those lengths.

@@ -32,6 +32,18 @@ impl Kernels {
         Self::Scalar
     }
 
+    /// The set of a name, or `None`; `auto` is the best one.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "auto" => Some(Self::best()),
+            "scalar" => Some(Self::Scalar),
+            "avx2" => Some(Self::Avx2),
+            "avx512" => Some(Self::Avx512),
+            _ => None,
+        }
+    }
+
     /// This set if the machine has it, else the best one it has.
     #[must_use]
     pub fn supported(self) -> Self {
@@ -65,7 +77,7 @@ pub struct Shape {
 impl Shape {
     /// Numbers stored, border included.
     #[must_use]
-    pub fn len(self) -> usize {
+    pub fn numbers(self) -> usize {
         (self.height + 2) * (self.width + 2) * self.channels
     }
 
@@ -167,8 +179,9 @@ impl Conv {
 
     /// Runs the layer; `add` (of the output's shape) is added before the ReLU. Slices of other lengths than the shapes' change nothing.
     pub fn run(&self, from: &[f32], add: Option<&[f32]>, to: &mut [f32]) {
-        let fits =
-            from.len() == self.from.len() && to.len() == self.to.len() && add.is_none_or(|a| a.len() == self.to.len());
+        let fits = from.len() == self.from.numbers()
+            && to.len() == self.to.numbers()
+            && add.is_none_or(|a| a.len() == self.to.numbers());
         if !fits {
             debug_assert!(fits, "the buffers do not have the layer's shapes");
             return;
@@ -240,6 +253,7 @@ impl Vector for [f32; LANES] {
 /// The slices have the lengths of the layer's shapes, `P` divides the output width, `NV * LANES` its channels, and the processor has the
 /// instructions of `V`.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // several arrays are walked in step
 unsafe fn convolve<V: Vector, const NV: usize, const P: usize>(
     c: &Conv,
     from: &[f32],
@@ -413,6 +427,7 @@ mod tests {
     }
 
     /// The definition, with no tricks.
+    #[allow(clippy::too_many_arguments)] // a formula
     fn plain(
         s: Shape,
         x: &[f32],
@@ -449,7 +464,7 @@ mod tests {
             (48, 9, 1, 1, 6, 40),
         ] {
             let from = Shape { height: h, width: w, channels };
-            let mut x = vec![0.0; from.len()];
+            let mut x = vec![0.0; from.numbers()];
             for y in 0..h {
                 let row = numbers(w * channels, y as u32 * 77);
                 x[from.at(y, 0)..][..w * channels].copy_from_slice(&row);
@@ -458,7 +473,7 @@ mod tests {
             for kernels in [Kernels::Scalar, Kernels::Avx2, Kernels::Avx512] {
                 let conv =
                     Conv::new(kernels.supported(), from, &weights, &bias, size, stride, true).expect("the shapes fit");
-                let mut out = vec![0.0; conv.to().len()];
+                let mut out = vec![0.0; conv.to().numbers()];
                 conv.run(&x, None, &mut out);
                 for (o, y, c) in
                     [(0, 0, 0), (outputs - 1, conv.to().height - 1, conv.to().width - 1), (outputs / 2, 1, 3)]

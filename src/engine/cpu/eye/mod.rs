@@ -15,7 +15,6 @@ use self::decode::FoundList;
 use self::kernel::Kernels;
 use self::net::{Activations, Network, STEPS, Tensors};
 use crate::engine::{CancelToken, Engine, EngineError, Progress, SensorReader, Session, StepSink};
-use crate::sense::scene::{FRAME_BYTES, camera};
 use crate::types::{Capability, Frame, Job, JobInput, Nanos, Output};
 
 /// Scores below this are not reported.
@@ -71,6 +70,18 @@ impl Eye {
     pub fn begin(&self, rgb: &[u8]) -> Look {
         let mut work = Look::new(self);
         work.feed(rgb);
+        work
+    }
+}
+
+impl Eye {
+    /// Starts looking at a picture that [`input::reduce`] already made small (160 x 120 x 3 bytes).
+    #[must_use]
+    pub fn begin_reduced(&self, small: &[u8]) -> Look {
+        let mut work = Look::new(self);
+        if let Some(b) = &mut work.buffers {
+            self.network.feed_reduced(small, b);
+        }
         work
     }
 }
@@ -148,10 +159,10 @@ impl Look {
 
 impl Drop for Look {
     fn drop(&mut self) {
-        if let (Some(b), Ok(mut spare)) = (self.buffers.take(), self.spare.lock()) {
-            if spare.len() < SPARE {
-                spare.push(b);
-            }
+        if let (Some(b), Ok(mut spare)) = (self.buffers.take(), self.spare.lock())
+            && spare.len() < SPARE
+        {
+            spare.push(b);
         }
     }
 }
@@ -178,9 +189,9 @@ impl Engine for Eye {
             return Err(EngineError::Unsupported("the eye looks at frames only".into()));
         };
         let frame = sensors.frame(job.source, seq).ok_or_else(|| EngineError::InputGone(format!("frame {seq}")))?;
-        if frame.width as usize != camera::WIDTH
-            || frame.height as usize != camera::HEIGHT
-            || frame.bytes.len() != FRAME_BYTES
+        if frame.width as usize != input::CAMERA_WIDTH
+            || frame.height as usize != input::CAMERA_HEIGHT
+            || frame.bytes.len() != input::CAMERA_BYTES
         {
             return Err(EngineError::Unsupported(format!(
                 "the eye needs frames of 640x480, this one has {}x{}; set the camera to 640x480",

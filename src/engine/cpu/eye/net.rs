@@ -158,7 +158,7 @@ impl Network {
     #[must_use]
     pub fn activations(&self) -> Activations {
         Activations {
-            buffers: self.shapes.iter().map(|s| vec![0.0; s.len()]).collect(),
+            buffers: self.shapes.iter().map(|s| vec![0.0; s.numbers()]).collect(),
             small: vec![0; input::WIDTH * input::HEIGHT * 3],
         }
     }
@@ -167,6 +167,11 @@ impl Network {
     pub fn feed(&self, rgb: &[u8], a: &mut Activations) {
         input::reduce(rgb, &mut a.small);
         input::normalise(&a.small, self.shapes[0], &mut a.buffers[0]);
+    }
+
+    /// Takes a picture that is already reduced into the buffers.
+    pub fn feed_reduced(&self, small: &[u8], a: &mut Activations) {
+        input::normalise(small, self.shapes[0], &mut a.buffers[0]);
     }
 
     /// Runs step `step` of [`STEPS`]; asks `stop` before each operation and returns false if it said so. A step that was stopped is run again from its start.
