@@ -15,7 +15,7 @@ use crate::dispatch::schedule::job_of;
 use crate::dispatch::{Admission, Schedule, Verdict, Want};
 use crate::robot::TickCore;
 use crate::types::{
-    Capability, Decision, Inputs, JobId, LaneEvent, MAX_SOURCES, Nanos, Outcome, Output, Outputs, SourceId, Vitals, Why,
+    Capability, Decision, Inputs, JobId, LaneEvent, MAX_SOURCES, Metabolic, Nanos, Outcome, Output, Outputs, SourceId, Vitals, Why,
 };
 use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};
@@ -268,9 +268,14 @@ impl Core {
         }
     }
 
-    /// How a turn ended is remembered with what the microphone and the cameras show.
+    /// How a turn ended is remembered with what the microphone shows; an action that the sensors contradicted costs
+    /// the mind trust.
     fn learn(&mut self, now: Nanos) {
         let state = &mut *self.state;
+        if let Some(source) = state.dialogue.take_contradicted() {
+            let tau = self.config.attention.trust_s;
+            state.attention.trust_mut().came(Capability::Reason, source, Came::Contradicted, now, tau);
+        }
         let (source, value) = match state.dialogue.take_ended() {
             Some(Ended::Spoken(source)) => (source, REWARD),
             Some(Ended::Broken(source)) => (source, FAILURE),
@@ -290,6 +295,9 @@ impl Core {
         };
         if let Some((from, to, why)) = state.metabolism.tick(now, &situation, &self.config.metabolism) {
             out.decide(Decision::State { from, to, why });
+            if to == Metabolic::Dream {
+                state.attention.dream();
+            }
         }
     }
 

@@ -3,6 +3,8 @@
 
 use super::appraisal::learn_from_failure;
 use super::detectors::Conflict;
+use super::irp::{Halting, Progress, Refinement, Telemetry};
+use super::memory::EPISODES;
 use super::salience::SourceSalience;
 use super::trust::Trust;
 use crate::config::{CoreConfig, span_ms};
@@ -18,6 +20,11 @@ const FULL_TRUST: f32 = 0.7;
 const FOCUS_BAND: f32 = 0.05;
 /// How long a faded focus stays.
 const FOCUS_HOLD: Nanos = Nanos::from_ms(500);
+
+/// Prototypes that one step of consolidation looks at, per source.
+const DREAM_ROWS: usize = 4;
+/// Consolidation has converged when a whole pass over memory changed nothing.
+const DREAM_HALTS: Halting = Halting { epsilon: 1e-3, window: (EPISODES / DREAM_ROWS) as u8, most_states: 200 };
 
 /// Whether a source delivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +45,8 @@ pub struct Attention {
     trust: Trust,
     focus: Option<SourceId>,
     focus_faded: Nanos,
+    /// Memory consolidation as an IRP: its energy is how full memory is.
+    dream: Option<(Refinement, Progress)>,
 }
 
 impl Attention {
@@ -55,6 +64,7 @@ impl Attention {
             trust: Trust::default(),
             focus: None,
             focus_faded: Nanos::ZERO,
+            dream: None,
         }
     }
 
@@ -193,9 +203,38 @@ impl Attention {
         }
     }
 
+    /// A dream begins: consolidation starts anew.
+    pub fn dream(&mut self) {
+        self.dream = Some((Refinement::new(DREAM_HALTS, self.fullness()), Progress::Moving));
+    }
+
+    /// Whether consolidation still has something to gain.
+    pub fn consolidates(&self) -> bool {
+        matches!(self.dream, Some((_, Progress::Moving | Progress::Slow)))
+    }
+
+    /// How consolidation is getting on.
+    pub fn dream_telemetry(&self) -> Option<Telemetry> {
+        self.dream.as_ref().map(|(refinement, _)| refinement.telemetry())
+    }
+
+    /// Share of memory in use, 0..=1.
+    fn fullness(&self) -> f32 {
+        let kept: usize = self.sources.iter().map(|source| source.episodes.len()).sum();
+        kept as f32 / (self.sources.len().max(1) * EPISODES) as f32
+    }
+
     /// One bounded step of memory consolidation on each source; how many prototypes merged.
     pub fn consolidate_step(&mut self) -> u16 {
-        self.sources.iter_mut().map(|source| u16::from(source.episodes.consolidate_step())).sum()
+        let mut merged = 0;
+        for source in &mut self.sources {
+            merged += (0..DREAM_ROWS).filter(|_| source.episodes.consolidate_step()).count() as u16;
+        }
+        let energy = self.fullness();
+        if let Some((refinement, progress)) = &mut self.dream {
+            *progress = refinement.step(energy);
+        }
+        merged
     }
 
     /// The numbers of every source that has shown something.
@@ -216,6 +255,29 @@ mod tests {
         config.camera.push(Default::default());
         config.microphone.push(Default::default());
         config.core()
+    }
+
+    #[test]
+    fn a_dream_consolidates_until_nothing_is_left_to_gain() {
+        let mut attention = Attention::new(&config());
+        for i in 0..20u32 {
+            let mut at = [0.0; crate::attend::memory::SITUATION];
+            at[0] = (i / 2 * 50) as f32 + (i % 2) as f32 * 0.1;
+            attention.sources[0].episodes.outcome(&at, 0.5, i as f32);
+            at[0] += 1.5;
+            attention.sources[0].episodes.outcome(&at, 0.5, i as f32);
+        }
+        let full = attention.fullness();
+        assert!(!attention.consolidates());
+        attention.dream();
+        let mut steps = 0;
+        while attention.consolidates() && steps < 100 {
+            attention.consolidate_step();
+            steps += 1;
+        }
+        assert!((8..30).contains(&steps), "{steps}");
+        let telemetry = attention.dream_telemetry().expect("it dreamt");
+        assert!(attention.fullness() <= full && telemetry.steps == steps);
     }
 
     fn starvation(out: &Outputs) -> Vec<(u8, bool)> {

@@ -27,6 +27,8 @@ const BESIDE_RESUME: [&str; 6] = ["please", "robot", "now", "yes", "hello", "aga
 const REFLEX_SCORE: u16 = 300;
 /// Mean confidence that an utterance's known words need.
 const UTTERANCE_SCORE: u16 = 350;
+/// Own words among an utterance are coincidence if there are this many times as many others.
+const FEW: usize = 3;
 /// Two reflex words closer than this are one.
 const SAME_WORD: Nanos = Nanos::from_ms(300);
 /// Frames up to this old make the scene that a question is asked with.
@@ -77,6 +79,7 @@ pub struct Dialogue {
     heard_upto: Nanos,
     heard_seq: u64,
     ended: Option<Ended>,
+    contradicted: Option<SourceId>,
 }
 
 impl Dialogue {
@@ -92,6 +95,7 @@ impl Dialogue {
             heard_upto: Nanos::ZERO,
             heard_seq: 0,
             ended: None,
+            contradicted: None,
         }
     }
 
@@ -103,6 +107,11 @@ impl Dialogue {
     /// How a turn ended since the last call.
     pub fn take_ended(&mut self) -> Option<Ended> {
         self.ended.take()
+    }
+
+    /// The microphone whose order led to an action that the sensors contradicted since the last call.
+    pub fn take_contradicted(&mut self) -> Option<SourceId> {
+        self.contradicted.take()
     }
 
     /// Takes a block's share of echo.
@@ -130,7 +139,7 @@ impl Dialogue {
             return self.reflex(source, heard, at);
         }
         if self.own.is_own(source, heard) {
-            self.own.reject(source, heard.ended);
+            self.own.reject(source, heard);
         } else if heard.word.as_str() != UNKNOWN_WORD {
             self.spoken_at = Some(at.now);
         }
@@ -144,7 +153,7 @@ impl Dialogue {
             return;
         }
         if self.own.saying(&heard.word, heard.ended) {
-            self.own.reject(source, heard.ended);
+            self.own.reject(source, heard);
             return shed(source, Why::OwnVoice, at);
         }
         self.reflex_at = Some(heard.ended);
@@ -161,18 +170,23 @@ impl Dialogue {
         to: Nanos,
         at: &mut Moment<'_>,
     ) {
+        let mut all: ArrayVec<&HeardWord, MAX_WORDS> = ArrayVec::new();
         let mut kept: ArrayVec<&HeardWord, MAX_WORDS> = ArrayVec::new();
-        let mut own = false;
         let mut stopped = false;
         for heard in words {
             if REFLEX.contains(&heard.word.as_str()) {
                 self.reflex(source, heard, at);
                 stopped |= self.reflex_at.is_some_and(|last| heard.ended.since(last) < SAME_WORD);
-            } else if self.own.is_own(source, heard) {
-                own = true;
-            } else {
+                continue;
+            }
+            all.push(heard);
+            if !self.own.is_own(source, heard) {
                 kept.push(heard);
             }
+        }
+        let own = all.len() - kept.len();
+        if own * FEW <= kept.len() {
+            kept = all; // a word or two in common with what the robot says: somebody else's all the same
         }
         let known = kept.iter().filter(|heard| heard.word.as_str() != UNKNOWN_WORD);
         let (count, sum) = known.fold((0u32, 0u32), |(n, sum), heard| (n + 1, sum + u32::from(heard.score_permille)));
@@ -180,7 +194,7 @@ impl Dialogue {
             return; // halting was the answer
         }
         if count == 0 || sum / count < u32::from(UTTERANCE_SCORE) {
-            return shed(source, if own { Why::OwnVoice } else { Why::Unknown }, at);
+            return shed(source, if own > 0 { Why::OwnVoice } else { Why::Unknown }, at);
         }
         self.spoken_at = Some(at.now);
         if self.wants_resume(&kept) && self.resume(source, to, at) {
@@ -286,8 +300,10 @@ impl Dialogue {
         let captured = self.heard_upto.max(turn.asked);
         let stands = BasedOn { source: turn.source, seq: self.heard_seq, captured };
         let order = Order { spoken: turn.asked, stands };
-        // A refusal is decided in the outputs; there is nothing more to do about it.
-        let _ = at.gate.propose(line, &order, at.world, at.now, &at.config.gate, at.out);
+        let sent = at.gate.propose(line, &order, at.world, at.now, &at.config.gate, at.out);
+        if matches!(sent, Err(Why::TooNear | Why::Late | Why::Missing | Why::Unknown)) {
+            self.contradicted = Some(turn.source);
+        }
     }
 
     /// A reasoning job is over.

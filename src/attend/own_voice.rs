@@ -45,7 +45,7 @@ pub struct OwnVoice {
     report: VoiceReport,
     echo: Vec<ArrayVec<Echo, BLOCKS>>,
     echo_next: [u8; MAX_SOURCES],
-    rejected: ArrayVec<(Nanos, SourceId), REJECTED>,
+    rejected: ArrayVec<(Nanos, SourceId, Word), REJECTED>,
 }
 
 impl OwnVoice {
@@ -135,18 +135,18 @@ impl OwnVoice {
 
     /// Whether a heard word is the robot's own: it says that word about then, or its voice explains most of the sound.
     pub fn is_own(&self, source: SourceId, heard: &HeardWord) -> bool {
-        let known = (heard.ended, source);
+        let known = (heard.ended, source, heard.word);
         self.rejected.contains(&known)
             || self.saying(&heard.word, heard.ended)
             || (self.plays(heard.ended) && self.echo_of(source, heard.ended) >= MOSTLY_ECHO_PERMILLE)
     }
 
     /// Remembers that a word was rejected, so that its utterance is judged the same.
-    pub fn reject(&mut self, source: SourceId, ended: Nanos) {
+    pub fn reject(&mut self, source: SourceId, heard: &HeardWord) {
         if self.rejected.is_full() {
             self.rejected.remove(0);
         }
-        self.rejected.push((ended, source));
+        self.rejected.push((heard.ended, source, heard.word));
     }
 }
 

@@ -115,9 +115,9 @@ impl Periodic {
         let mut want = simple(Capability::Hear, source, Class::Reflex, input, deadline, Why::Periodic);
         want.fresh_until = round.now.max(ended).after(SOUND_FRESH);
         want.based_on.push(BasedOn { source, seq: stream.seq, captured: stream.captured });
-        if round.desk.want(&want, round.out).is_some() {
-            (stream.fresh, stream.blocks) = (false, 0);
-        }
+        // If it is shed, the next portion covers this one too.
+        let _ = round.desk.want(&want, round.out);
+        (stream.fresh, stream.blocks) = (false, 0);
     }
 
     /// A frame is looked at when the state's rate, split by salience × trust, says so; before that when the camera is
@@ -162,7 +162,8 @@ impl Periodic {
 
     fn dream(&mut self, round: &mut Round<'_>) {
         let hz = round.config.schedule.dream_hz;
-        if round.state != Metabolic::Dream || hz <= 0.0 || round.now < self.dream_due {
+        let due = round.state == Metabolic::Dream && hz > 0.0 && round.now >= self.dream_due;
+        if !due || !round.attention.consolidates() {
             return;
         }
         let interval = Nanos((1e9 / hz) as u64);
