@@ -5,6 +5,7 @@ mod dispatch_support;
 
 use dispatch_support::{NoSensors, Order, Strings, Talker, job, puppet};
 use sage::config::ScheduleConfig;
+use sage::dispatch::lane::LANE_JOBS;
 use sage::dispatch::load::Load;
 use sage::dispatch::virtual_lane::Faults;
 use sage::dispatch::{Executor, LaneHandle, Schedule, Verdict, VirtualLane, Want};
@@ -206,6 +207,28 @@ fn stopping_a_lane_ends_a_step_that_would_never_end() {
     rig.begun();
     let Rig { _lane: lane, .. } = rig;
     assert_eq!(lane.stop().len(), 1, "and gives the engines back");
+}
+
+#[test]
+fn a_lane_that_is_stuck_in_a_step_takes_a_bounded_number_of_commands_and_says_so() {
+    let mut rig = rig();
+    rig.submit(1, Class::Reflex, Nanos::NEVER);
+    rig.begun();
+    let mut sent = 0;
+    while rig.handle.send(&Command::Submit(job(2 + sent, Capability::Load, Class::Background, Nanos::NEVER))) {
+        sent += 1;
+        assert!(sent < 10_000, "commands pile up without bound");
+    }
+    assert_eq!(rig.handle.unsent(), 1);
+    rig.order(Order::Go(Progress::Done));
+    // All that was sent is answered: what the lane has no place for is refused, not forgotten.
+    assert_eq!(rig.ended(), (1, Outcome::Completed));
+    for _ in 0..sent - LANE_JOBS as u64 {
+        assert_eq!(rig.ended().1, Outcome::Refused);
+    }
+    rig.begun();
+    rig.order(Order::Go(Progress::Done));
+    assert_eq!(rig.ended(), (2, Outcome::Completed));
 }
 
 /// A virtual lane with a talker of 30 words (10 ms each) and load.

@@ -207,3 +207,84 @@ impl Dice {
         self.next() % below.max(1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::load::Load;
+    use super::*;
+    use crate::block::dream::Dreamer;
+    use crate::types::{AudioBlock, Class, Frame, Job, JobId, SourceId};
+
+    struct NoSensors;
+
+    impl SensorReader for NoSensors {
+        fn frame(&self, _: SourceId, _: u64) -> Option<Arc<Frame>> {
+            None
+        }
+        fn sound(&self, _: SourceId, _: u64, _: u64, _: &mut dyn FnMut(&AudioBlock)) {}
+    }
+
+    fn lane(seed: Option<u64>, faults: Faults) -> VirtualLane {
+        let engines: Vec<Box<dyn Engine>> = vec![Box::new(Load::counted())];
+        VirtualLane::new(engines, Arc::new(NoSensors), &Profile::default(), seed, faults).expect("load needs no profile")
+    }
+
+    fn load(id: u64, steps: u32) -> Command {
+        Command::Submit(Job {
+            id: JobId(id),
+            capability: Capability::Load,
+            source: SourceId(0),
+            generation: 0,
+            class: Class::Background,
+            input: JobInput::Steps { steps, step_us: 1_000 },
+            created: Nanos::ZERO,
+            deadline: Nanos::NEVER,
+            fresh_until: Nanos::NEVER,
+            credit_words: 0,
+            based_on: Default::default(),
+        })
+    }
+
+    /// What the lane tells of twenty jobs, looked at every `look` of virtual time.
+    fn story(seed: u64, look: Nanos) -> Vec<LaneEvent> {
+        let mut lane = lane(Some(seed), Faults { slow_permille: 100, slow_factor: 5, fail_permille: 100 });
+        (1..=20).for_each(|id| lane.command(&load(id, 5), Nanos::ZERO));
+        let mut told = Vec::new();
+        let mut now = Nanos::ZERO;
+        while now < Nanos::from_s(1) {
+            now += look;
+            lane.advance(now);
+            told.extend(std::iter::from_fn(|| lane.event()));
+        }
+        told
+    }
+
+    #[test]
+    fn a_profile_without_the_cost_of_an_engine_is_refused_with_a_sentence() {
+        let engines: Vec<Box<dyn Engine>> = vec![Box::new(Dreamer)];
+        let profile = Profile { name: "mine".to_owned(), steps: Vec::new() };
+        let error = VirtualLane::new(engines, Arc::new(NoSensors), &profile, None, Faults::default()).err();
+        let text = error.expect("refused").to_string();
+        assert!(text.contains("`mine`") && text.contains("Consolidate"), "{text}");
+    }
+
+    #[test]
+    fn the_story_depends_on_the_seed_and_not_on_how_often_one_looks() {
+        let often = story(1, Nanos::from_us(300));
+        assert_eq!(often, story(1, Nanos::from_ms(40)));
+        assert_ne!(often, story(2, Nanos::from_us(300)));
+        let failed = |event: &&LaneEvent| matches!(event, LaneEvent::Done { outcome: crate::types::Outcome::Failed(_), .. });
+        assert!((1..20).contains(&often.iter().filter(failed).count()), "some jobs fail, the lane goes on");
+    }
+
+    #[test]
+    fn steps_cost_what_the_profile_says_and_events_come_when_they_end() {
+        let mut lane = lane(None, Faults::default());
+        lane.command(&load(1, 3), Nanos::from_ms(10));
+        lane.advance(Nanos::from_us(12_999));
+        assert!(!std::iter::from_fn(|| lane.event()).any(|event| matches!(event, LaneEvent::Done { .. })));
+        lane.advance(Nanos::from_ms(13));
+        let Some(LaneEvent::Done { steps, busy, at, .. }) = lane.event() else { panic!("done by now") };
+        assert_eq!((steps, busy, at), (3, Nanos::from_ms(3), Nanos::from_ms(13)));
+    }
+}

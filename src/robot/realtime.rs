@@ -65,9 +65,23 @@ fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Locks what is mapped, and what will be if nothing limits that: under a limit, a later allocation would fail instead.
 fn lock_memory() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit that the call only writes.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) })?;
+    let unlimited = limit.rlim_cur == libc::RLIM_INFINITY || may_lock_all();
+    let flags = if unlimited { libc::MCL_CURRENT | libc::MCL_FUTURE } else { libc::MCL_CURRENT };
     // SAFETY: mlockall takes no pointers; it only changes how this process's pages are kept.
-    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) })
+    check(unsafe { libc::mlockall(flags) })
+}
+
+/// Whether the process has CAP_IPC_LOCK, which lifts the limit.
+fn may_lock_all() -> bool {
+    const CAP_IPC_LOCK: u64 = 1 << 14;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|caps| caps & CAP_IPC_LOCK != 0)
 }
 
 fn pin(cpu: u16) -> io::Result<()> {

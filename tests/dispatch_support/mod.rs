@@ -174,3 +174,54 @@ pub fn job(id: u64, capability: Capability, class: Class, deadline: Nanos) -> Jo
         based_on: Default::default(),
     }
 }
+
+/// An engine whose jobs are one step and find nothing; as an ear it hears a question every `asks_every` jobs.
+pub struct Plain {
+    pub capability: Capability,
+    pub asks_every: u64,
+    pub jobs: u64,
+}
+
+struct PlainSession {
+    output: Output,
+    utterance: Option<Product>,
+}
+
+impl Engine for Plain {
+    fn capability(&self) -> Capability {
+        self.capability
+    }
+    fn describe(&self) -> String {
+        "plain".to_owned()
+    }
+    fn weights_hash(&self) -> [u8; 16] {
+        [0; 16]
+    }
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+    fn open(&mut self, job: &Job, _: &dyn SensorReader) -> Result<Box<dyn Session>, EngineError> {
+        self.jobs += 1;
+        let (from, to) = (job.created.since(Nanos::from_ms(600)), job.created.since(Nanos::from_ms(100)));
+        let heard = |word: &str| HeardWord { word: Word::from(word).expect("short"), ended: to, score_permille: 990 };
+        let output = match job.input {
+            JobInput::Sound { .. } => Output::Heard { upto: job.created },
+            JobInput::Frame { seq } => Output::Seen { seq, captured: job.created, detections: Default::default() },
+            _ => Output::None,
+        };
+        let asks = self.asks_every > 0 && self.jobs % self.asks_every == 0;
+        let words = ["what", "do", "you", "see"].map(heard).into_iter().collect();
+        Ok(Box::new(PlainSession { output, utterance: asks.then_some(Product::Utterance { words, from, to }) }))
+    }
+}
+
+impl Session for PlainSession {
+    fn submit(&mut self, _: &CancelToken, sink: &mut StepSink) -> Result<(), EngineError> {
+        sink.products.extend(self.utterance.take());
+        sink.output = Some(self.output.clone());
+        Ok(())
+    }
+    fn poll(&mut self, _: &mut StepSink) -> Result<Progress, EngineError> {
+        Ok(Progress::Done)
+    }
+}
