@@ -8,15 +8,17 @@ use crate::engine::profile::Profile;
 use crate::observe::{Report, Tally, Timing};
 use crate::record::from_sensors::{FeatureReport, compare};
 use crate::record::real::RealExtractors;
-use crate::record::simulate::{Plan, config_of, simulate};
+use crate::record::simulate::{Plan, Recording, config_of, simulate};
 use crate::record::verify::{Options, VerifyReport, session_of, verify};
-use crate::record::{LogError, Mapping, SensorLog};
+use crate::record::{Limits, LogError, Mapping, Recorder, SensorLog, SessionInfo};
 use crate::robot::engines::{LoadKind, load};
+use crate::time::Virtual;
 use crate::types::Nanos;
 use anyhow::Context;
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Arguments of `sage replay`.
@@ -58,6 +60,9 @@ pub struct Args {
     /// End the simulation after this much of the log, seconds.
     #[arg(long, value_name = "S", requires = "simulate")]
     seconds: Option<f64>,
+    /// Also record the simulation: a file, or a folder that gets one.
+    #[arg(long, value_name = "FILE|DIR", requires = "simulate")]
+    out: Option<PathBuf>,
     /// Print one JSON object instead of lines for people.
     #[arg(long)]
     json: bool,
@@ -214,8 +219,12 @@ fn run_simulation(args: &Args) -> anyhow::Result<Verdict> {
     let mut tally = Tally::new(config.core());
     let limit = args.seconds.map(|seconds| Nanos((seconds.max(0.0) * 1e9) as u64));
     let plan = Plan { config, profile, seed: args.seed, faults: Faults::default(), limit };
+    let recording = match &args.out {
+        Some(path) => Some(recording(path, &plan, log.session())?),
+        None => None,
+    };
     let begun = Instant::now();
-    let result = simulate(log, &plan, engines, &mut |inputs, outputs| tally.tick(inputs, outputs, None))?;
+    let result = simulate(log, &plan, engines, recording, &mut |inputs, outputs| tally.tick(inputs, outputs, None))?;
     let speed = speed(result.time, begun.elapsed().as_secs_f64());
     let report = tally.report(result.digest.hex());
     let mut out = io::stdout().lock();
@@ -242,6 +251,20 @@ fn run_simulation(args: &Args) -> anyhow::Result<Verdict> {
         write!(out, "{}", report.table())?;
     }
     Ok(Verdict::Good)
+}
+
+/// A recorder for the simulation, on the Unix time of the log if that is known.
+fn recording(path: &Path, plan: &Plan, of: Option<&SessionInfo>) -> anyhow::Result<Recording> {
+    let clock = Virtual::default();
+    let begun_unix = of.map_or(0, |session| session.unix(session.started) as i64);
+    let session = SessionInfo {
+        config: serde_json::to_value(&plan.config)?,
+        seed: plan.seed.unwrap_or(0),
+        ..SessionInfo::new(plan.config.core(), begun_unix, Nanos::ZERO)
+    };
+    let recorder = Recorder::create(path, session, Limits::default(), Arc::new(clock.clone()))
+        .with_context(|| format!("the recording {}", path.display()))?;
+    Ok(Recording { recorder, clock })
 }
 
 /// The given configuration, with the log's cameras and microphones in place of its own.
