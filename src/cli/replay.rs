@@ -21,6 +21,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Name and text of the default profile.
+const EMBEDDED: (&str, &str) = ("embedded-cpu", include_str!("../../engines/profiles/embedded-cpu.toml"));
+
 /// Arguments of `sage replay`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -206,7 +209,6 @@ fn run_simulation(args: &Args) -> anyhow::Result<Verdict> {
     };
     let mapping = Mapping { cameras: args.camera.clone(), mics: args.mic.clone() };
     let log = SensorLog::open(&args.log, &mapping).map_err(bad)?;
-    let notes = log.notes();
     let mut config = match args.config {
         Some(_) => with_sources_of(&log, base),
         None => config_of(&log, &base),
@@ -235,10 +237,10 @@ fn run_simulation(args: &Args) -> anyhow::Result<Verdict> {
         object["mismatches"] = json!(0);
         object["profile"] = json!(plan.profile.name);
         object["seed"] = json!(plan.seed);
-        object["notes"] = json!(notes);
+        object["notes"] = json!(result.notes);
         writeln!(out, "{object}")?;
     } else {
-        for note in &notes {
+        for note in &result.notes {
             writeln!(out, "{note}")?;
         }
         let seconds = result.time.as_s();
@@ -278,7 +280,9 @@ fn find_profile(name: &str) -> anyhow::Result<Profile> {
     let folder = crate::assets::root().join("engines/profiles");
     let direct = PathBuf::from(name);
     let file = if direct.is_file() { direct } else { folder.join(format!("{name}.toml")) };
-    let Ok(text) = std::fs::read_to_string(&file) else {
+    let read = std::fs::read_to_string(&file);
+    // The default one is also built in, for a program that lies alone.
+    let Ok(text) = read.or_else(|error| if name == EMBEDDED.0 { Ok(EMBEDDED.1.to_owned()) } else { Err(error) }) else {
         let mut known: Vec<String> = std::fs::read_dir(&folder)
             .into_iter()
             .flatten()

@@ -58,6 +58,7 @@ impl Payload {
     }
 }
 
+#[allow(clippy::large_enum_variant)] // one per log
 enum Decoder {
     Own(OwnDecoder),
     Foreign(Box<ForeignStreams>),

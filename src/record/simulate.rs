@@ -44,7 +44,7 @@ pub struct Plan {
 }
 
 /// What a simulation was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Simulated {
     /// Ticks run.
     pub ticks: u64,
@@ -54,6 +54,8 @@ pub struct Simulated {
     pub digest: Digest,
     /// Frames, blocks of sound and status reports delivered.
     pub payloads: u64,
+    /// What was guessed, corrected or could not be read, one sentence each.
+    pub notes: Vec<String>,
 }
 
 /// The configuration a log's sensors run under: the recorded one, or `base` with the log's sources.
@@ -199,6 +201,7 @@ pub fn simulate(
             break;
         }
     }
+    result.notes = payloads.log.notes();
     // The feeds hold the recorder too; with them gone it can be closed.
     drop((feeds, listener));
     if let Some(recorder) = tap.and_then(Arc::into_inner).and_then(|tap| Arc::into_inner(tap.0)) {
