@@ -8,16 +8,21 @@ use crate::engine::profile::Profile;
 use crate::observe::{Report, Tally, Timing};
 use crate::record::from_sensors::{FeatureReport, compare};
 use crate::record::real::RealExtractors;
-use crate::record::simulate::{Plan, config_of, simulate};
+use crate::record::simulate::{Plan, Recording, config_of, simulate};
 use crate::record::verify::{Options, VerifyReport, session_of, verify};
-use crate::record::{LogError, Mapping, SensorLog};
+use crate::record::{Limits, LogError, Mapping, Recorder, SensorLog, SessionInfo};
 use crate::robot::engines::{LoadKind, load};
+use crate::time::Virtual;
 use crate::types::Nanos;
 use anyhow::Context;
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
+
+/// Name and text of the default profile.
+const EMBEDDED: (&str, &str) = ("embedded-cpu", include_str!("../../engines/profiles/embedded-cpu.toml"));
 
 /// Arguments of `sage replay`.
 #[derive(Debug, clap::Args)]
@@ -58,6 +63,9 @@ pub struct Args {
     /// End the simulation after this much of the log, seconds.
     #[arg(long, value_name = "S", requires = "simulate")]
     seconds: Option<f64>,
+    /// Also record the simulation: a file, or a folder that gets one.
+    #[arg(long, value_name = "FILE|DIR", requires = "simulate")]
+    out: Option<PathBuf>,
     /// Print one JSON object instead of lines for people.
     #[arg(long)]
     json: bool,
@@ -201,7 +209,6 @@ fn run_simulation(args: &Args) -> anyhow::Result<Verdict> {
     };
     let mapping = Mapping { cameras: args.camera.clone(), mics: args.mic.clone() };
     let log = SensorLog::open(&args.log, &mapping).map_err(bad)?;
-    let notes = log.notes();
     let mut config = match args.config {
         Some(_) => with_sources_of(&log, base),
         None => config_of(&log, &base),
@@ -214,8 +221,12 @@ fn run_simulation(args: &Args) -> anyhow::Result<Verdict> {
     let mut tally = Tally::new(config.core());
     let limit = args.seconds.map(|seconds| Nanos((seconds.max(0.0) * 1e9) as u64));
     let plan = Plan { config, profile, seed: args.seed, faults: Faults::default(), limit };
+    let recording = match &args.out {
+        Some(path) => Some(recording(path, &plan, log.session())?),
+        None => None,
+    };
     let begun = Instant::now();
-    let result = simulate(log, &plan, engines, &mut |inputs, outputs| tally.tick(inputs, outputs, None))?;
+    let result = simulate(log, &plan, engines, recording, &mut |inputs, outputs| tally.tick(inputs, outputs, None))?;
     let speed = speed(result.time, begun.elapsed().as_secs_f64());
     let report = tally.report(result.digest.hex());
     let mut out = io::stdout().lock();
@@ -226,10 +237,10 @@ fn run_simulation(args: &Args) -> anyhow::Result<Verdict> {
         object["mismatches"] = json!(0);
         object["profile"] = json!(plan.profile.name);
         object["seed"] = json!(plan.seed);
-        object["notes"] = json!(notes);
+        object["notes"] = json!(result.notes);
         writeln!(out, "{object}")?;
     } else {
-        for note in &notes {
+        for note in &result.notes {
             writeln!(out, "{note}")?;
         }
         let seconds = result.time.as_s();
@@ -244,6 +255,20 @@ fn run_simulation(args: &Args) -> anyhow::Result<Verdict> {
     Ok(Verdict::Good)
 }
 
+/// A recorder for the simulation, on the Unix time of the log if that is known.
+fn recording(path: &Path, plan: &Plan, of: Option<&SessionInfo>) -> anyhow::Result<Recording> {
+    let clock = Virtual::default();
+    let begun_unix = of.map_or(0, |session| session.unix(session.started) as i64);
+    let session = SessionInfo {
+        config: serde_json::to_value(&plan.config)?,
+        seed: plan.seed.unwrap_or(0),
+        ..SessionInfo::new(plan.config.core(), begun_unix, Nanos::ZERO)
+    };
+    let recorder = Recorder::create(path, session, Limits::default(), Arc::new(clock.clone()))
+        .with_context(|| format!("the recording {}", path.display()))?;
+    Ok(Recording { recorder, clock })
+}
+
 /// The given configuration, with the log's cameras and microphones in place of its own.
 fn with_sources_of(log: &SensorLog, base: Config) -> Config {
     let sources = config_of(log, &Config::default());
@@ -255,7 +280,9 @@ fn find_profile(name: &str) -> anyhow::Result<Profile> {
     let folder = crate::assets::root().join("engines/profiles");
     let direct = PathBuf::from(name);
     let file = if direct.is_file() { direct } else { folder.join(format!("{name}.toml")) };
-    let Ok(text) = std::fs::read_to_string(&file) else {
+    let read = std::fs::read_to_string(&file);
+    // The default one is also built in, for a program that lies alone.
+    let Ok(text) = read.or_else(|error| if name == EMBEDDED.0 { Ok(EMBEDDED.1.to_owned()) } else { Err(error) }) else {
         let mut known: Vec<String> = std::fs::read_dir(&folder)
             .into_iter()
             .flatten()

@@ -215,3 +215,34 @@ pub struct Times {
     /// Sequence number.
     pub sequence: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::reader::{Item, LogReader};
+
+    fn put(file: &mut LogFile, n: u32) {
+        let times = Times { log_ns: u64::from(n), publish_ns: u64::from(n), sequence: n };
+        file.message("/decision", "sage.Decision", None, times, &[b'x'; 1_000]).unwrap();
+    }
+
+    #[test]
+    fn a_file_given_up_is_whole_up_to_the_last_flush() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.mcap");
+        let mut file = LogFile::create(&path).unwrap();
+        (0..30).for_each(|n| put(&mut file, n));
+        file.flush().unwrap();
+        (30..200).for_each(|n| put(&mut file, n)); // over chunk borders, the last chunk open
+        let whole = file.whole_bytes;
+        file.abandon();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), whole);
+        let mut reader = LogReader::open(&path).unwrap();
+        let mut read = 0;
+        while let Some(item) = reader.next_item() {
+            read += u32::from(matches!(item, Item::Message(message) if message.sequence == read));
+        }
+        assert!((30..200).contains(&read), "{read}");
+        assert_eq!(reader.warnings().len(), 1, "only that it has no end: {:?}", reader.warnings());
+    }
+}

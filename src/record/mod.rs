@@ -7,6 +7,7 @@ pub mod digest;
 pub mod file;
 pub mod foreign;
 pub mod from_sensors;
+pub mod message;
 pub mod own;
 pub mod pixels;
 pub mod proto;

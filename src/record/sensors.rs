@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 /// Messages of each stream that are looked at before the time base is chosen.
 const LOOK_AT: usize = 300;
+/// After this many messages no further streams are waited for.
+const LOOK_ENOUGH: usize = 20_000;
 /// Payloads are put in order of delivery within this span.
 const ORDER_WITHIN: Nanos = Nanos::from_s(2);
 
@@ -56,6 +58,7 @@ impl Payload {
     }
 }
 
+#[allow(clippy::large_enum_variant)] // one per log
 enum Decoder {
     Own(OwnDecoder),
     Foreign(Box<ForeignStreams>),
@@ -234,6 +237,7 @@ impl Look {
     fn at(path: &Path) -> Result<Look, LogError> {
         let mut reader = LogReader::open(path)?.only(|channel| Form::of(channel).is_some());
         let mut look = Look { session: None, channels: Vec::new(), stamps: BTreeMap::new(), has_raw: false };
+        let mut looked = 0;
         while let Some(item) = reader.next_item() {
             let message = match item {
                 Item::Metadata { name, map } if name == SESSION => {
@@ -259,10 +263,13 @@ impl Look {
             }
             let entry = look.stamps.entry(message.channel.topic.clone());
             let (_, stamps) = entry.or_insert_with(|| (form.kind(), Stamps::default()));
+            looked += 1;
             if stamps.log.len() < LOOK_AT {
                 stamps.header.push(foreign::decode(form, &message.data).ok().and_then(|(stamp, _)| stamp));
                 stamps.publish.push(message.publish_ns);
                 stamps.log.push(message.log_ns);
+            } else if looked > LOOK_ENOUGH && look.stamps.values().all(|(_, stamps)| stamps.log.len() >= LOOK_AT) {
+                break;
             }
         }
         look.channels = reader.channels().cloned().collect();

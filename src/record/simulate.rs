@@ -4,6 +4,7 @@
 
 use super::digest::Digest;
 use super::sensors::SensorLog;
+use super::writer::Recorder;
 use crate::act::body::{SilentVoice, Voice};
 use crate::config::{CameraConfig, Config, MicrophoneConfig};
 use crate::core::Core;
@@ -13,13 +14,19 @@ use crate::engine::profile::Profile;
 use crate::engine::{Engine, EngineError};
 use crate::sense::feed::{self, Intake, NoRecorder, SourceFeed};
 use crate::sense::store::SensorStore;
-use crate::types::{Act, Inputs, Nanos, Outputs, SourceId, SourceKind, VoiceReport};
-use std::sync::Arc;
+use crate::time::Virtual;
+use crate::types::{
+    Act, AudioBlock, AudioFeatures, CameraFeatures, Frame, Inputs, Nanos, Outputs, SourceId, SourceKind, Status,
+    VoiceReport,
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The first payload comes this long after the first tick.
 const LEAD: Nanos = Nanos::from_ms(100);
 /// The run goes on this long after the last payload, so that what is being said can end.
 const AFTERGLOW: Nanos = Nanos::from_s(2);
+/// Keyframes of a recorded simulation follow each other at this distance.
+const KEYFRAME_EVERY: Nanos = Nanos::from_s(10);
 
 /// How to simulate.
 #[derive(Debug, Clone)]
@@ -37,7 +44,7 @@ pub struct Plan {
 }
 
 /// What a simulation was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Simulated {
     /// Ticks run.
     pub ticks: u64,
@@ -47,6 +54,8 @@ pub struct Simulated {
     pub digest: Digest,
     /// Frames, blocks of sound and status reports delivered.
     pub payloads: u64,
+    /// What was guessed, corrected or could not be read, one sentence each.
+    pub notes: Vec<String>,
 }
 
 /// The configuration a log's sensors run under: the recorded one, or `base` with the log's sources.
@@ -57,20 +66,51 @@ pub fn config_of(log: &SensorLog, base: &Config) -> Config {
     {
         return config;
     }
-    let named = |kind: SourceKind| log.sources().iter().filter(move |source| source.0 == kind).map(|source| &source.1);
+    let named = |kind: SourceKind| {
+        let of_kind = log.sources().iter().filter(move |source| source.0 == kind);
+        // A topic's name without what separates topics, since it becomes part of one.
+        of_kind.map(|source| source.1.trim_matches('/').replace(['/', '.'], "-"))
+    };
     Config {
-        camera: named(SourceKind::Camera)
-            .map(|name| CameraConfig { name: name.clone(), ..Default::default() })
-            .collect(),
-        microphone: named(SourceKind::Microphone)
-            .map(|name| MicrophoneConfig { name: name.clone(), ..Default::default() })
-            .collect(),
+        camera: named(SourceKind::Camera).map(|name| CameraConfig { name, ..Default::default() }).collect(),
+        microphone: named(SourceKind::Microphone).map(|name| MicrophoneConfig { name, ..Default::default() }).collect(),
         ..base.clone()
     }
 }
 
 /// Gets every tick: inputs and outputs.
 pub type Observer<'a> = &'a mut dyn FnMut(&Inputs, &Outputs);
+
+/// Where a simulation is recorded: a recorder on a clock that the simulation sets.
+pub struct Recording {
+    /// The recorder.
+    pub recorder: Recorder,
+    /// Its clock.
+    pub clock: Virtual,
+}
+
+/// The recorder as feeds see it.
+struct Tap(Arc<Mutex<Recorder>>);
+
+impl Tap {
+    fn recorder(&self) -> MutexGuard<'_, Recorder> {
+        // The simulation is one thread; a poisoned recorder is still whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl feed::Recorder for Tap {
+    fn frame(&self, source: SourceId, frame: &Arc<Frame>, _: &CameraFeatures) {
+        self.recorder().frame(source, frame);
+    }
+
+    fn sound(&self, source: SourceId, block: &AudioBlock, _: &AudioFeatures) {
+        self.recorder().audio(source, block);
+    }
+
+    // Status is part of the tick's inputs, which the record holds.
+    fn status(&self, _: &Status) {}
+}
 
 /// Runs the log's sensors through the loop.
 ///
@@ -80,16 +120,25 @@ pub fn simulate(
     log: SensorLog,
     plan: &Plan,
     engines: Vec<Box<dyn Engine>>,
+    recording: Option<Recording>,
     observer: Observer<'_>,
 ) -> Result<Simulated, EngineError> {
     let core_config = plan.config.core();
     let store = Arc::new(SensorStore::new(core_config.sources.len()));
     let mut lane = VirtualLane::new(engines, store.clone(), &plan.profile, plan.seed, plan.faults)?;
+    let (tap, clock) = match recording {
+        Some(recording) => (Some(Arc::new(Tap(Arc::new(Mutex::new(recording.recorder))))), Some(recording.clock)),
+        None => (None, None),
+    };
+    let listener: Arc<dyn feed::Recorder> = match &tap {
+        Some(tap) => Arc::clone(tap) as _,
+        None => Arc::new(NoRecorder),
+    };
     let (mut feeds, mut rings) = (Vec::new(), Vec::new());
     for (index, (kind, _)) in core_config.sources.iter().enumerate() {
         let fov_deg = plan.config.camera.get(index).map_or(super::real::USUAL_FOV_DEG, |camera| camera.fov_deg);
         let source = SourceId(index as u8);
-        let (mut feed, ring) = feed::connect(source, *kind, fov_deg, store.clone(), Arc::new(NoRecorder));
+        let (mut feed, ring) = feed::connect(source, *kind, fov_deg, store.clone(), listener.clone());
         feed.present(true);
         feeds.push(feed);
         rings.push(ring);
@@ -105,6 +154,9 @@ pub fn simulate(
     for tick in 0.. {
         let now = Nanos(tick * period.0);
         let mut inputs = Inputs { tick, now, ..Inputs::default() };
+        if let Some(clock) = &clock {
+            clock.set(now);
+        }
         while let Some(payload) = payloads.due(now) {
             deliver(payload, &mut feeds);
             result.payloads += 1;
@@ -118,6 +170,11 @@ pub fn simulate(
         let report = voice.report(now);
         if report != told {
             (told, inputs.voice) = (report, Some(report));
+        }
+        if let Some(tap) = &tap
+            && now.0.is_multiple_of(KEYFRAME_EVERY.0)
+        {
+            tap.recorder().keyframe(tick, &core.keyframe());
         }
         core.tick(&inputs, &mut outputs);
         for command in &outputs.commands {
@@ -133,11 +190,22 @@ pub fn simulate(
         }
         result.digest.update(tick, &outputs);
         (result.ticks, result.time) = (tick + 1, now);
+        if let Some(tap) = &tap {
+            let mut recorder = tap.recorder();
+            recorder.tick(&inputs, &outputs, now, Nanos::ZERO);
+            recorder.poll();
+        }
         observer(&inputs, &outputs);
         let faded = payloads.last.is_some_and(|last| now > last + AFTERGLOW);
         if faded || plan.limit.is_some_and(|limit| now >= limit) {
             break;
         }
+    }
+    result.notes = payloads.log.notes();
+    // The feeds hold the recorder too; with them gone it can be closed.
+    drop((feeds, listener));
+    if let Some(recorder) = tap.and_then(Arc::into_inner).and_then(|tap| Arc::into_inner(tap.0)) {
+        recorder.into_inner().unwrap_or_else(PoisonError::into_inner).close();
     }
     Ok(result)
 }

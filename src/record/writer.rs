@@ -77,6 +77,7 @@ pub struct Recorder {
     clock: Arc<dyn Clock>,
     dir: PathBuf,
     stem: String,
+    extension: String,
     named: bool,
     part: u32,
     file: Option<LogFile>,
@@ -106,6 +107,8 @@ impl Recorder {
             let stem = format!("sage-{}-{}", file_stamp(session.unix(session.started)), &session.id()[..4]);
             (path.to_owned(), stem)
         };
+        let given = path.extension().filter(|_| named);
+        let extension = given.map_or("mcap".to_owned(), |extension| extension.to_string_lossy().into_owned());
         if !dir.as_os_str().is_empty() {
             std::fs::create_dir_all(&dir)?;
         }
@@ -115,6 +118,7 @@ impl Recorder {
             clock,
             dir,
             stem,
+            extension,
             named,
             part: 0,
             file: None,
@@ -134,8 +138,8 @@ impl Recorder {
 
     fn open_part(&mut self) -> io::Result<()> {
         let name = match (self.named, self.part) {
-            (true, 0) => format!("{}.mcap", self.stem),
-            (_, part) => format!("{}-{part:03}.mcap", self.stem),
+            (true, 0) => format!("{}.{}", self.stem, self.extension),
+            (_, part) => format!("{}-{part:03}.{}", self.stem, self.extension),
         };
         let mut file = LogFile::create(&self.dir.join(name))?;
         file.metadata(SESSION, self.session.to_metadata(self.part))?;

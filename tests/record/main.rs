@@ -6,4 +6,6 @@ mod foreign;
 mod mutate;
 mod recording;
 mod replaying;
+mod simulating;
+mod stub;
 mod surviving;

@@ -66,6 +66,21 @@ fn each_file_of_a_rotated_recording_verifies_alone_and_all_together() {
 }
 
 #[test]
+fn a_disk_that_refuses_a_file_costs_what_falls_in_between() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run.mcap");
+    // The second file cannot be made: a folder is in its place. Nobody removes it, so the rest is lost, and said.
+    std::fs::create_dir(dir.path().join("run-001.mcap")).unwrap();
+    let limits = Limits { max_bytes: 60_000, ..Limits::default() };
+    let made = record(&path, &Plan { limits, ..Plan::default() });
+    assert!(made.summary.stopped.as_ref().is_some_and(|why| why.contains("directory")), "{:?}", made.summary.stopped);
+    assert_eq!(made.summary.ticks + made.summary.lost["/tick"], 400);
+    let report = replay(&path, Options::default());
+    assert!(report.good(), "{:?}", report.first);
+    assert_eq!(report.ticks, made.summary.ticks);
+}
+
+#[test]
 fn a_log_that_a_crash_left_verifies_up_to_its_end() {
     let (_dir, path, made) = recorded(&Plan { close: false, ..Plan::default() });
     let report = replay(&path, Options::default());
