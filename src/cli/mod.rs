@@ -1,9 +1,14 @@
 //! The command line: parses, calls the library, prints. One file per command. Errors become one sentence on standard error
 //! and the exit code: 0 good, 1 the check failed, 2 bad input, 3 device or engine fault.
 
+mod ask;
 mod bench;
+mod bench_llm;
+mod chat;
 mod config;
 mod demo;
+mod language_model;
+mod random_model;
 mod record;
 mod replay;
 mod run;
@@ -38,6 +43,10 @@ enum CliCommand {
     Record(record::Args),
     /// Run a recording again: verify every decision, or simulate with other engines and costs.
     Replay(replay::Args),
+    /// Ask a language model one question.
+    Ask(ask::Args),
+    /// Talk with a language model in the terminal.
+    Chat(chat::Args),
     /// Measure the loop or an engine.
     Bench(bench::Args),
     /// Print or check a configuration.
@@ -79,6 +88,8 @@ pub fn main() -> ExitCode {
         CliCommand::Run(args) => run::run(args),
         CliCommand::Record(args) => record::run(args),
         CliCommand::Replay(args) => replay::run(&args),
+        CliCommand::Ask(args) => ask::run(&args),
+        CliCommand::Chat(args) => chat::run(&args),
         CliCommand::Bench(args) => bench::run(args),
         CliCommand::Config(args) => config::run(&args),
         CliCommand::Completions(args) => shell::completions(&args),
