@@ -1,6 +1,6 @@
 //! `sage bench`: figures of the loop and of the engines on this machine. Nothing here passes or fails.
 
-use super::{Verdict, bench_engines, bench_loop};
+use super::{Verdict, bench_engines, bench_llm, bench_loop};
 use clap::Subcommand;
 use std::path::PathBuf;
 
@@ -21,6 +21,8 @@ enum What {
         #[arg(long, value_name = "FILE")]
         write: Option<PathBuf>,
     },
+    /// The embedded language model: speed, memory, bandwidth, and how fast it stops.
+    Llm(bench_llm::Args),
     /// Wake-up lateness of the ticker alone, as cyclictest measures it.
     Lateness {
         /// Ticks per second.
@@ -53,6 +55,7 @@ pub fn run(args: Args) -> anyhow::Result<Verdict> {
     match args.what {
         What::Loop(args) => bench_loop::run(&args),
         What::Engines { write } => bench_engines::run(write.as_deref()),
+        What::Llm(args) => bench_llm::run(&args),
         What::Lateness { rate, seconds, priority } => bench_loop::lateness(rate, seconds, priority),
     }
 }

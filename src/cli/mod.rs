@@ -1,12 +1,17 @@
 //! The command line: parses, calls the library, prints. One file per command. Errors become one sentence on standard error
 //! and the exit code: 0 good, 1 the check failed, 2 bad input, 3 device or engine fault.
 
+mod ask;
 mod bench;
 mod bench_engines;
 mod bench_loop;
+mod bench_llm;
+mod chat;
 mod config;
 mod demo;
 mod devices;
+mod language_model;
+mod random_model;
 mod record;
 mod replay;
 mod run;
@@ -46,6 +51,10 @@ enum CliCommand {
     Scene(scene::Args),
     /// List cameras, microphones and loudspeakers.
     Devices(devices::Args),
+    /// Ask a language model one question.
+    Ask(ask::Args),
+    /// Talk with a language model in the terminal.
+    Chat(chat::Args),
     /// Measure the loop or an engine.
     Bench(bench::Args),
     /// Print or check a configuration.
@@ -89,6 +98,8 @@ pub fn main() -> ExitCode {
         CliCommand::Replay(args) => replay::run(&args),
         CliCommand::Scene(args) => scene::run(&args),
         CliCommand::Devices(args) => devices::run(&args),
+        CliCommand::Ask(args) => ask::run(&args),
+        CliCommand::Chat(args) => chat::run(&args),
         CliCommand::Bench(args) => bench::run(args),
         CliCommand::Config(args) => config::run(&args),
         CliCommand::Completions(args) => shell::completions(&args),

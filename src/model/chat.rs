@@ -1,12 +1,17 @@
 //! The chat format of Qwen2.5 (ChatML): messages, tools and tool responses as one prompt.
 //! Flows in: messages. Flows out: the text that `apply_chat_template` of `transformers` renders from Qwen2.5's template.
 
+use super::{ModelError, read_json, read_text};
 use serde_json::Value;
 use serde_json::ser::Formatter;
 use std::io;
+use std::path::Path;
 
 /// What Qwen2.5 is told when the conversation has no system message.
 pub const DEFAULT_SYSTEM: &str = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
+
+/// What Qwen2 (before 2.5) is told then.
+const QWEN2_SYSTEM: &str = "You are a helpful assistant.";
 
 /// Who says a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,14 +66,22 @@ impl Message {
 
 /// Renders a conversation and opens the assistant's turn. `tools` are JSON schemas of functions.
 pub fn render(messages: &[Message], tools: &[Value]) -> String {
+    render_for(Some(DEFAULT_SYSTEM), messages, tools)
+}
+
+/// As [`render`], for a template whose own system message is `own` (see [`own_system`]).
+pub fn render_for(own: Option<&str>, messages: &[Message], tools: &[Value]) -> String {
     let mut out = String::new();
     let given = messages.first().filter(|message| message.role == Role::System);
-    out.push_str("<|im_start|>system\n");
-    out.push_str(given.map_or(DEFAULT_SYSTEM, |message| &message.content));
-    if !tools.is_empty() {
-        push_tools(&mut out, tools);
+    let system = given.map(|message| message.content.as_str()).or(own);
+    if system.is_some() || !tools.is_empty() {
+        out.push_str("<|im_start|>system\n");
+        out.push_str(system.unwrap_or_default());
+        if !tools.is_empty() {
+            push_tools(&mut out, tools);
+        }
+        out.push_str(END_OF_TURN);
     }
-    out.push_str("<|im_end|>\n");
     for (index, message) in messages.iter().enumerate() {
         match message.role {
             Role::System if index == 0 => {}
@@ -83,6 +96,24 @@ pub fn render(messages: &[Message], tools: &[Value]) -> String {
     }
     out.push_str("<|im_start|>assistant\n");
     out
+}
+
+/// The system message that a model's own template adds to a conversation without one: Qwen2.5's, Qwen2's shorter one, or
+/// none. A folder without a template is taken as Qwen2.5's.
+///
+/// # Errors
+/// `tokenizer_config.json` is there and not JSON, or `chat_template.jinja` cannot be read.
+pub fn own_system(directory: &Path) -> Result<Option<&'static str>, ModelError> {
+    let (file, config) = (directory.join("chat_template.jinja"), directory.join("tokenizer_config.json"));
+    let template = if file.is_file() {
+        Some(read_text(&file)?)
+    } else if config.is_file() {
+        read_json(&config)?["chat_template"].as_str().map(str::to_owned)
+    } else {
+        None
+    };
+    let Some(template) = template else { return Ok(Some(DEFAULT_SYSTEM)) };
+    Ok([DEFAULT_SYSTEM, QWEN2_SYSTEM].into_iter().find(|system| template.contains(system)))
 }
 
 /// The text that ends a turn, to be appended when an answer was cut.
@@ -190,6 +221,24 @@ mod tests {
             "<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
         );
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_models_own_template_says_what_stands_for_a_missing_system_message() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = |template: &str| {
+            let config = json!({ "chat_template": template }).to_string();
+            std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
+            own_system(folder.path()).unwrap()
+        };
+        assert_eq!(
+            own("{{ 'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.' }}"),
+            Some(DEFAULT_SYSTEM)
+        );
+        assert_eq!(own("{{ 'You are a helpful assistant.' }}"), Some(QWEN2_SYSTEM));
+        assert_eq!(own("{{ message.content }}"), None);
+        let asked = [Message::new(Role::User, "hi")];
+        assert!(render_for(None, &asked, &[]).starts_with("<|im_start|>user\nhi"));
     }
 
     #[test]

@@ -130,6 +130,11 @@ impl Checkpoint {
         self.tensors.get(name)
     }
 
+    /// All tensors with their names, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
     /// Bytes of all weight files.
     pub fn file_bytes(&self) -> u64 {
         self.bytes

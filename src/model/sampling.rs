@@ -9,7 +9,7 @@ use std::path::Path;
 /// How tokens are chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// Take the most likely token; everything below is then unused, the penalty included.
+    /// Take the most likely token after the penalty; temperature, top-k and top-p are then unused.
     pub greedy: bool,
     /// Divides positive and multiplies negative logits of tokens that already occurred; 1 is off.
     pub repetition_penalty: f32,
@@ -38,6 +38,11 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// The most likely token, whatever the model's file asks for; its end tokens stay.
+    pub fn without_chance(self) -> Sampling {
+        Sampling { greedy: true, repetition_penalty: 1.0, ..self }
+    }
+
     /// Reads `generation_config.json`, or takes `eos_token_id` from `config.json` if there is none.
     ///
     /// # Errors
@@ -142,12 +147,16 @@ impl Sampler {
             Some(words) => words.get(token / 32).is_some_and(|word| word >> (token % 32) & 1 == 1),
             None => true,
         };
-        if self.sampling.greedy {
+        let penalty = self.sampling.repetition_penalty;
+        if self.sampling.greedy && penalty == 1.0 {
             return largest(&logits[..rows], permitted);
         }
         self.candidates.clear();
-        let penalty = self.sampling.repetition_penalty;
-        let keep = if self.sampling.top_k == 0 { rows } else { self.sampling.top_k.min(rows) };
+        let keep = match (self.sampling.greedy, self.sampling.top_k) {
+            (true, _) => 1,
+            (false, 0) => rows,
+            (false, k) => k.min(rows),
+        };
         // The k-th largest so far; what is below can never be among the k.
         let mut threshold = f32::NEG_INFINITY;
         for (token, &logit) in logits[..rows].iter().enumerate() {
@@ -169,7 +178,7 @@ impl Sampler {
             self.prune(keep);
         }
         self.candidates.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        self.draw()
+        if self.sampling.greedy { self.candidates.first().map_or(0, |best| best.1) } else { self.draw() }
     }
 
     /// Keeps the `keep` largest candidates and those equal to the last of them; returns that last one's logit.
@@ -316,6 +325,17 @@ mod tests {
         assert_eq!(sampler.choose(&[-0.6, -1.0], None), 1);
         sampler.reset(0);
         assert_eq!(sampler.choose(&[1.5, 1.0], None), 0);
+    }
+
+    #[test]
+    fn a_greedy_file_with_a_penalty_avoids_what_was_said_as_transformers_does() {
+        let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
+        let mut penalised = sampler(sampling.clone(), 3, 0);
+        penalised.note(2);
+        assert_eq!(penalised.choose(&[0.5, 0.9, 1.5], None), 1);
+        let mut plain = sampler(sampling.without_chance(), 3, 0);
+        plain.note(2);
+        assert_eq!(plain.choose(&[0.5, 0.9, 1.5], None), 2);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Makes small checkpoints in Hugging Face layout from a seed: the weights that tests/reference/qwen2.py gives to
 //! `transformers`, bit for bit.
 
+#![allow(dead_code)] // each test uses its part
+
 use half::{bf16, f16};
 use serde_json::{Value, json};
 use std::path::Path;

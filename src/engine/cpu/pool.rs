@@ -11,6 +11,8 @@ use std::thread::JoinHandle;
 
 /// Looks at the job counter before a worker parks.
 const SPINS: usize = 20_000;
+/// Looks at the workers before the caller offers its processor to them: on a busy machine they may wait for it.
+const SPINS_BEFORE_YIELD: usize = 2_000;
 
 /// A borrowed closure with its type erased.
 #[derive(Clone, Copy)]
@@ -81,8 +83,14 @@ impl Pool {
             worker.thread().unpark();
         }
         closure(0);
+        let mut spins = 0;
         while self.shared.finished.load(Acquire) != self.workers.len() {
-            std::hint::spin_loop();
+            if spins < SPINS_BEFORE_YIELD {
+                spins += 1;
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
         }
     }
 }

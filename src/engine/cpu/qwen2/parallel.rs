@@ -36,12 +36,20 @@ pub(super) struct Workers {
     pub kernels: &'static Kernels,
 }
 
+/// Multiply-adds below which one thread does the work: handing it over would cost more than it saves.
+const WORTH_SHARING: usize = 200_000;
+
 /// Rows that a worker takes at a time: enough to stream, few enough to balance.
 fn rows_per_claim(rows: usize, threads: usize) -> usize {
     (rows / (threads * 4)).clamp(16, 128).next_multiple_of(8)
 }
 
 impl Workers {
+    /// Runs the closure on every worker, or on the caller alone if there is little to do.
+    fn run<F: Fn(usize) + Sync>(&mut self, multiply_adds: usize, closure: &F) {
+        if multiply_adds < WORTH_SHARING { closure(0) } else { self.pool.run(closure) }
+    }
+
     /// out[i][t] = matrix[i] x[t] for several matrices with the same input.
     pub(super) fn multiply<const N: usize>(
         &mut self,
@@ -58,9 +66,10 @@ impl Workers {
             assert!(x.len() >= tokens * matrix.columns && y.len() >= tokens * matrix.rows);
             (*matrix, Shared(y.as_mut_ptr()))
         });
+        let work = tokens * tasks.iter().map(|(matrix, _)| matrix.rows * matrix.columns).sum::<usize>();
         let claims: usize = tasks.iter().map(|(matrix, _)| matrix.rows.div_ceil(step)).sum();
         let next = AtomicUsize::new(0);
-        self.pool.run(&|_| {
+        self.run(work, &|_| {
             loop {
                 let mut claim = next.fetch_add(1, Relaxed);
                 if claim >= claims || cancel.is_cancelled() {
@@ -110,7 +119,8 @@ impl Workers {
         let per_head = (tokens * group).div_ceil(MAX_QUERIES);
         let (out, scores) = (Shared(out.as_mut_ptr()), Shared(scores.as_mut_ptr()));
         let next = AtomicUsize::new(0);
-        self.pool.run(&|worker| {
+        let work = 2 * tokens * heads * head_dim * (kv.len() + tokens);
+        self.run(work, &|worker| {
             loop {
                 let claim = next.fetch_add(1, Relaxed);
                 if claim >= per_head * config.kv_heads || cancel.is_cancelled() {

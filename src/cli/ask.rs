@@ -1,0 +1,173 @@
+//! `sage ask`: one question to a language model, its answer streamed or as one JSON object; and a small suite of questions
+//! with a report. Text and options flow in, text or JSON flows out.
+
+use super::language_model::{Answer, ModelArgs, ModelFiles, Speaker, milliseconds, quantile_ms, resident_bytes};
+use super::{BadInput, Verdict};
+use crate::engine::CancelToken;
+use serde_json::{Value, json};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Arguments of `sage ask`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to ask.
+    #[arg(required_unless_present = "suite", conflicts_with = "suite")]
+    text: Option<String>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Take the text as the prompt as it is, without the chat format.
+    #[arg(long, conflicts_with_all = ["suite", "system"])]
+    raw: bool,
+    /// Print one JSON object instead of streaming the text.
+    #[arg(long)]
+    json: bool,
+    /// Ask a fixed set of questions and write a JSON report.
+    #[arg(long, value_name = "NAME")]
+    suite: Option<Suite>,
+    /// Where the suite's report goes; with --json it goes to standard output if no file is named.
+    #[arg(long, value_name = "FILE", requires = "suite")]
+    report: Option<PathBuf>,
+}
+
+/// A fixed set of questions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Suite {
+    /// The three questions that SAGE-Thor's predecessor asked its models on a Jetson AGX Thor.
+    Thor,
+}
+
+impl Suite {
+    fn name(self) -> &'static str {
+        match self {
+            Suite::Thor => "thor",
+        }
+    }
+
+    fn questions(self) -> &'static [&'static str] {
+        match self {
+            Suite::Thor => &[
+                "Hello! Please introduce yourself.",
+                "What does consciousness mean to you?",
+                "Explain the relationship between trust and compression.",
+            ],
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<Verdict> {
+    let files = ModelFiles::open(&args.model)?;
+    match (args.suite, &args.text) {
+        (Some(suite), _) => ask_suite(args, suite, files),
+        (None, Some(text)) => ask_one(args, text, files),
+        (None, None) => Err(BadInput("say what to ask".to_owned()).into()),
+    }
+}
+
+fn ask_one(args: &Args, text: &str, files: ModelFiles) -> anyhow::Result<Verdict> {
+    let prompt = if args.raw { files.tokenizer.encode(text)? } else { files.first_turn(text)? };
+    let mut speaker = files.start(args.model.threads(), prompt.len() + args.model.max_new_tokens)?;
+    let answer = answer(args, &mut speaker, &prompt)?;
+    if args.json {
+        writeln!(io::stdout(), "{}", report(&speaker, &answer))?;
+    }
+    Ok(Verdict::Good)
+}
+
+/// Answers, streaming unless the output is JSON.
+fn answer(args: &Args, speaker: &mut Speaker, prompt: &[u32]) -> anyhow::Result<Answer> {
+    let mut out = io::stdout();
+    let how = (args.model.max_new_tokens, args.model.seed);
+    let answer = speaker.answer(prompt, how, &CancelToken::default(), |piece| {
+        if args.json {
+            return Ok(());
+        }
+        out.write_all(piece.as_bytes())?;
+        out.flush()
+    })?;
+    if !args.json {
+        writeln!(out)?;
+    }
+    Ok(answer)
+}
+
+/// What `--json` prints of one answer.
+fn report(speaker: &Speaker, answer: &Answer) -> Value {
+    let decoding: Duration = answer.decode.iter().sum();
+    let rate = if decoding.is_zero() { 0.0 } else { answer.decode.len() as f64 / decoding.as_secs_f64() };
+    json!({
+        "text": answer.text,
+        "tokens": answer.tokens,
+        "prompt_tokens": answer.prompt_tokens,
+        "finish_reason": answer.finish.map_or("interrupted", |finish| finish.name()),
+        "load_ms": milliseconds(speaker.load),
+        "prefill_ms": milliseconds(answer.prefill),
+        "decode_ms_p50": quantile_ms(&answer.decode, 0.5),
+        "decode_ms_p99": quantile_ms(&answer.decode, 0.99),
+        "tokens_per_s": (rate * 100.0).round() / 100.0,
+        "rss_bytes": resident_bytes(),
+        "weights_bytes": speaker.files.weights.file_bytes,
+        "kv_bytes": speaker.generation.kv().bytes(),
+    })
+}
+
+fn ask_suite(args: &Args, suite: Suite, files: ModelFiles) -> anyhow::Result<Verdict> {
+    let questions = suite.questions();
+    let prompts = questions.iter().map(|question| files.first_turn(question)).collect::<Result<Vec<_>, _>>()?;
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or_default();
+    let mut speaker = files.start(args.model.threads(), longest + args.model.max_new_tokens)?;
+    let at_start = resident_bytes();
+    let mut results = Vec::new();
+    for (question, prompt) in questions.iter().zip(&prompts) {
+        if !args.json {
+            writeln!(io::stdout(), "> {question}")?;
+        }
+        let answer = answer(args, &mut speaker, prompt)?;
+        let mut result = json!({ "question": question });
+        if let (Some(result), Value::Object(fields)) = (result.as_object_mut(), report(&speaker, &answer)) {
+            result.extend(fields);
+        }
+        results.push(result);
+    }
+    let report = json!({
+        "suite": suite.name(),
+        "model": args.model.model.as_deref().unwrap_or(Path::new("mind")).display().to_string(),
+        "threads": speaker.decoder.options().threads,
+        "kernels": speaker.decoder.options().kernels.name,
+        "memory": {
+            "rss_after_load_bytes": at_start,
+            "rss_bytes": resident_bytes(),
+            "weights_bytes": speaker.files.weights.file_bytes,
+            "kv_bytes": speaker.generation.kv().bytes(),
+            "workspace_bytes": speaker.decoder.workspace_bytes(),
+        },
+        "results": results,
+    });
+    let file = match &args.report {
+        None if args.json => None,
+        None => Some(PathBuf::from(format!("sage-{}.json", suite.name()))),
+        Some(file) => Some(file.clone()),
+    };
+    match file {
+        None => writeln!(io::stdout(), "{report}")?,
+        Some(file) => {
+            write_whole(&file, &format!("{report:#}\n"))?;
+            eprintln!("wrote {}", file.display());
+        }
+    }
+    Ok(Verdict::Good)
+}
+
+/// Writes a file under a temporary name and renames it, so that nobody sees half of it.
+fn write_whole(file: &Path, text: &str) -> anyhow::Result<()> {
+    let refuse = |error: io::Error| BadInput(format!("cannot write {}: {error}", file.display()));
+    let mut temporary = file.as_os_str().to_owned();
+    temporary.push(".part");
+    let mut part = std::fs::File::create(&temporary).map_err(refuse)?;
+    part.write_all(text.as_bytes()).map_err(refuse)?;
+    part.sync_all().map_err(refuse)?;
+    std::fs::rename(&temporary, file).map_err(refuse)?;
+    Ok(())
+}

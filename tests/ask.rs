@@ -1,0 +1,161 @@
+//! `sage ask` and `sage chat` as a user meets them: through the binary, on a small random model.
+
+#[path = "support/checkpoint.rs"]
+mod checkpoint;
+
+use serde_json::Value;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// A model folder: weights of the reference case whose vocabulary has room for the reference tokenizer.
+fn model() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let cases = checkpoint::cases();
+    cases.iter().find(|case| case.size("vocabulary") == 600).unwrap().write(folder.path(), 2);
+    let tokenizer = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference/tokenizer.json");
+    std::fs::copy(tokenizer, folder.path().join("tokenizer.json")).unwrap();
+    folder
+}
+
+fn sage(model: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sage"));
+    command.args(arguments).arg("--model").arg(model).args(["--threads", "1"]);
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn the_json_object_has_the_promised_fields_and_agrees_with_what_is_streamed() {
+    let folder = model();
+    let ask = ["ask", "Where is the charger?", "--greedy", "--max-new-tokens", "12"];
+    let answer = json(&sage(folder.path(), &[&ask[..], &["--json"]].concat()));
+    let fields: Vec<&str> = answer.as_object().unwrap().keys().map(String::as_str).collect();
+    let promised = [
+        "text",
+        "tokens",
+        "prompt_tokens",
+        "finish_reason",
+        "load_ms",
+        "prefill_ms",
+        "decode_ms_p50",
+        "decode_ms_p99",
+        "tokens_per_s",
+        "rss_bytes",
+        "weights_bytes",
+        "kv_bytes",
+    ];
+    assert_eq!(fields, promised);
+    assert_eq!(answer["tokens"].as_array().unwrap().len(), 12);
+    assert_eq!(answer["finish_reason"], "length");
+    for positive in ["load_ms", "prefill_ms", "decode_ms_p50", "tokens_per_s", "rss_bytes", "kv_bytes"] {
+        assert!(answer[positive].as_f64().unwrap() > 0.0, "{positive}");
+    }
+    let files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap());
+    let weights = files.filter(|file| file.path().extension().is_some_and(|ext| ext == "safetensors"));
+    assert_eq!(answer["weights_bytes"], weights.map(|file| file.metadata().unwrap().len()).sum::<u64>());
+
+    let streamed = sage(folder.path(), &ask);
+    assert_eq!(text(&streamed.stdout), format!("{}\n", answer["text"].as_str().unwrap()));
+}
+
+#[test]
+fn a_raw_prompt_is_taken_as_it_is_and_a_chat_prompt_is_wrapped() {
+    let folder = model();
+    let count = |more: &[&str]| {
+        let ask = [&["ask", "hello", "--json", "--max-new-tokens", "1"], more].concat();
+        json(&sage(folder.path(), &ask))["prompt_tokens"].as_u64().unwrap() as usize
+    };
+    let tokenizer = sage::model::tokenizer::Tokenizer::load(folder.path()).unwrap();
+    assert_eq!(count(&["--raw"]), tokenizer.encode("hello").unwrap().len());
+    let wrapped = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n";
+    assert_eq!(count(&["--system", "Be brief."]), tokenizer.encode(wrapped).unwrap().len());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_answer_and_another_seed_another() {
+    let folder = model();
+    let settings = r#"{"do_sample": true, "temperature": 1.0, "top_k": 0, "eos_token_id": []}"#;
+    std::fs::write(folder.path().join("generation_config.json"), settings).unwrap();
+    let draw = |seed: &str| {
+        let ask = ["ask", "tell me", "--json", "--max-new-tokens", "20", "--seed", seed];
+        json(&sage(folder.path(), &ask))["tokens"].clone()
+    };
+    assert_eq!(draw("7"), draw("7"));
+    assert_ne!(draw("7"), draw("8"));
+}
+
+#[test]
+fn what_is_missing_is_said_in_one_sentence_with_exit_code_2() {
+    let refuse = |folder: &Path, says: &str| {
+        let output = sage(folder, &["ask", "hello"]);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(says) && error.trim_end().lines().count() == 1, "{error}");
+        assert!(output.stdout.is_empty());
+    };
+    refuse(Path::new("/nowhere/at/all"), "/nowhere/at/all is not a folder");
+    let folder = model();
+    let spoil = |file: &str, content: Option<&str>, says: &str| {
+        let path = folder.path().join(file);
+        let kept = std::fs::read(&path).unwrap();
+        match content {
+            Some(content) => std::fs::write(&path, content).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        refuse(folder.path(), says);
+        std::fs::write(&path, kept).unwrap();
+    };
+    spoil("tokenizer.json", None, "tokenizer.json");
+    spoil("config.json", Some(r#"{"model_type": "llama"}"#), "`model_type` is `llama`");
+    spoil("model-00002-of-00002.safetensors", None, "model-00002-of-00002.safetensors");
+    let output = sage(folder.path(), &["ask", "", "--raw"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("the prompt is empty"));
+}
+
+#[test]
+fn the_suite_asks_three_questions_and_measures_memory() {
+    let folder = model();
+    let report = folder.path().join("report.json");
+    let suite = ["ask", "--suite", "thor", "--max-new-tokens", "4", "--report", report.to_str().unwrap()];
+    let output = sage(folder.path(), &suite);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    assert_eq!(report["results"].as_array().unwrap().len(), 3);
+    assert!(report["memory"]["rss_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(report["results"][2]["tokens"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn a_conversation_from_a_file_answers_every_line_and_remembers_the_turns_before() {
+    let folder = model();
+    let talk = |lines: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sage"));
+        command.args(["chat", "--greedy", "--max-new-tokens", "8", "--threads", "1", "--model"]).arg(folder.path());
+        let mut chat = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        chat.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let output = chat.wait_with_output().unwrap();
+        assert!(output.status.success());
+        text(&output.stdout)
+    };
+    let answers = |lines: &str| {
+        let text = talk(lines);
+        let answers: Vec<String> = text.split("> ").skip(1).map(str::to_owned).collect();
+        answers
+    };
+    let two = answers("one\ntwo\n");
+    assert_eq!(two.len(), 3, "an answer per line and a last mark: {two:?}");
+    // The second answer depends on the first turn; after /new it does not.
+    let alone = answers("two\n");
+    assert_ne!(two[1], alone[0]);
+    assert_eq!(answers("one\n/new\ntwo\n").iter().rev().nth(1), Some(&alone[0]));
+}
