@@ -83,7 +83,7 @@ fn simulated(
     let profile: Profile = toml::from_str(&text).with_context(|| format!("{} is no profile", file.display()))?;
     let limit = Some(Nanos((seconds * 1e9) as u64));
     let plan = Plan { config, profile, seed: Some(1), faults: Default::default(), limit };
-    Ok(simulate(open(scene)?, &plan, loaded.engines, observer)?)
+    Ok(simulate(open(scene)?, &plan, loaded.engines, None, observer)?)
 }
 
 /// Cost of a tick, features in and decisions out, over ticks with a new frame.
