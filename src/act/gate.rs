@@ -281,7 +281,7 @@ impl Gate {
             if !over {
                 return Err(latched.why);
             }
-            if !latched.said.is_some_and(|said| order.spoken > said) {
+            if latched.said.is_none_or(|said| order.spoken <= said) {
                 return Err(Why::Halted);
             }
         }

@@ -124,6 +124,22 @@ fn slow_or_small_growth_is_no_hazard() {
 }
 
 #[test]
+fn without_a_release_time_only_a_hand_releases() {
+    let mut bench = Bench::new();
+    bench.config.halt_release_s = 0.0;
+    bench.looming(2_000);
+    bench.watch();
+    bench.looming(0);
+    for _ in 0..600 {
+        bench.wait(1_000);
+        bench.watch();
+    }
+    assert!(bench.gate.halted());
+    bench.gate.release_by_hand(bench.now, &mut bench.out);
+    assert!(!bench.gate.halted());
+}
+
+#[test]
 fn a_latched_halt_is_repeated_and_the_heart_beats() {
     let mut bench = Bench::new();
     bench.gate.said_stop(bench.now, bench.now, &mut bench.out);
