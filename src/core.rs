@@ -15,7 +15,8 @@ use crate::dispatch::schedule::job_of;
 use crate::dispatch::{Admission, Schedule, Verdict, Want};
 use crate::robot::TickCore;
 use crate::types::{
-    Capability, Decision, Inputs, JobId, LaneEvent, MAX_SOURCES, Metabolic, Nanos, Outcome, Output, Outputs, SourceId, Vitals, Why,
+    Capability, Decision, Inputs, JobId, LaneEvent, MAX_SOURCES, Metabolic, Nanos, Outcome, Output, Outputs, SourceId,
+    Vitals, Why,
 };
 use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};

@@ -3,6 +3,9 @@
 
 pub mod actions;
 pub mod body;
+pub mod espeak;
 pub mod gate;
 pub mod motion;
+#[cfg(feature = "live")]
+pub mod mouth;
 pub mod voice;

@@ -37,7 +37,10 @@ pub fn run(write: Option<&Path>) -> anyhow::Result<Verdict> {
         println!("{}", engine.describe());
         let cost = measure(engine.as_mut())?;
         let q = cost.steps.quantiles(1e3);
-        println!("  step p50 {:.0}, p99 {:.0}, p99.9 {:.0}, max {:.0} µs; at most {} steps", q.p50, q.p99, q.p999, q.max, cost.most);
+        println!(
+            "  step p50 {:.0}, p99 {:.0}, p99.9 {:.0}, max {:.0} µs; at most {} steps",
+            q.p50, q.p99, q.p999, q.max, cost.most
+        );
         profile.steps.push(StepCost {
             capability: engine.capability(),
             p50_us: q.p50.round().max(1.0) as f32,

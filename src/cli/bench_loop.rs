@@ -58,7 +58,10 @@ pub fn run(args: &LoopArgs) -> anyhow::Result<Verdict> {
             let (mut again, mut out) = (Core::new(core.clone()), Outputs::default());
             ticks.iter().for_each(|inputs| again.tick(inputs, &mut out));
             let span = ticks.last().map_or(0.0, |last| last.now.as_s());
-            println!("decisions again (verify without the file): {:.0} x real time", span / begun.elapsed().as_secs_f64());
+            println!(
+                "decisions again (verify without the file): {:.0} x real time",
+                span / begun.elapsed().as_secs_f64()
+            );
         }
         if wanted("growth") {
             growth(&core, &ticks, args.ticks);

@@ -4,8 +4,8 @@
 mod ask;
 mod bench;
 mod bench_engines;
-mod bench_loop;
 mod bench_llm;
+mod bench_loop;
 mod chat;
 mod config;
 mod demo;

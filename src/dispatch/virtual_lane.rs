@@ -226,7 +226,8 @@ mod tests {
 
     fn lane(seed: Option<u64>, faults: Faults) -> VirtualLane {
         let engines: Vec<Box<dyn Engine>> = vec![Box::new(Load::counted())];
-        VirtualLane::new(engines, Arc::new(NoSensors), &Profile::default(), seed, faults).expect("load needs no profile")
+        VirtualLane::new(engines, Arc::new(NoSensors), &Profile::default(), seed, faults)
+            .expect("load needs no profile")
     }
 
     fn load(id: u64, steps: u32) -> Command {
@@ -273,7 +274,8 @@ mod tests {
         let often = story(1, Nanos::from_us(300));
         assert_eq!(often, story(1, Nanos::from_ms(40)));
         assert_ne!(often, story(2, Nanos::from_us(300)));
-        let failed = |event: &&LaneEvent| matches!(event, LaneEvent::Done { outcome: crate::types::Outcome::Failed(_), .. });
+        let failed =
+            |event: &&LaneEvent| matches!(event, LaneEvent::Done { outcome: crate::types::Outcome::Failed(_), .. });
         assert!((1..20).contains(&often.iter().filter(failed).count()), "some jobs fail, the lane goes on");
     }
 

@@ -57,10 +57,8 @@ fn sizes(device: &v4l::Device, format: &v4l::format::Description) -> String {
     for size in device.enum_framesizes(format.fourcc).unwrap_or_default() {
         match size.size {
             v4l::framesize::FrameSizeEnum::Discrete(size) => sizes.push(format!("{}x{}", size.width, size.height)),
-            v4l::framesize::FrameSizeEnum::Stepwise(range) => sizes.push(format!(
-                "{}x{} to {}x{}",
-                range.min_width, range.min_height, range.max_width, range.max_height
-            )),
+            v4l::framesize::FrameSizeEnum::Stepwise(range) => sizes
+                .push(format!("{}x{} to {}x{}", range.min_width, range.min_height, range.max_width, range.max_height)),
         }
     }
     format!("{} {}", format.fourcc, sizes.join(" ")).trim().to_owned()

@@ -16,7 +16,7 @@ const PARTITIONS: usize = 12;
 /// How badly the path is known at the start: variance of one bin of one partition, relative to a path of gain 1.
 const FIRST_VARIANCE: f32 = 2.0;
 /// How constant the path's error is from hop to hop, and the path itself.
-const CONSTANCY: f32 = 0.9995;
+const CONSTANCY: f32 = 0.9985;
 const FORGETTING: f32 = 0.9999;
 /// Bins are not independent (a hop is short against the transform), so a correction teaches less than the scalar Kalman
 /// recursion believes. Both factors were chosen by hearing tests on synthetic talkers in rooms (`sound_tests`):
@@ -29,6 +29,13 @@ const CONSTRAINED: usize = 4;
 const SILENT_POWER: f32 = 1e-7;
 /// The rest may be turned down to this.
 const LEAST_GAIN: f32 = 0.03;
+/// What leaks through is the least that was left within so many hops of sounding echo: 0.4 s. Another talker has
+/// pauses in which the truth shows; an echo that the filter cannot follow (devices that stumble) has none.
+const LEAK_HOPS: usize = 40;
+/// Less is not believed: what no linear filter models is 23 dB below the echo.
+const LEAST_LEAK: f32 = 0.005;
+/// More is not sensible to mask: 9 dB above what the filter found.
+const MOST_LEAK: f32 = 8.0;
 
 /// What became of one block.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,6 +48,8 @@ pub struct Cleaned {
     pub echo_permille: u16,
     /// Something was played within the reach of the filter.
     pub active: bool,
+    /// Power that the filter leaves of the echo, relative to what it takes out.
+    pub leak: f32,
 }
 
 /// The learned path and the sound on its way through it.
@@ -60,6 +69,37 @@ pub struct EchoReducer {
     /// Whose taps are held to their place next.
     constrained: usize,
     gain: f32,
+    leak: Leak,
+}
+
+/// How well the filter works, by minimum statistics (Martin 2001) of what is left over what was taken out.
+#[derive(Debug, Clone)]
+struct Leak {
+    left: f32,
+    taken: f32,
+    ratios: Box<[f32; LEAK_HOPS]>,
+    hops: usize,
+}
+
+impl Leak {
+    fn new() -> Leak {
+        Leak { left: 0.0, taken: 0.0, ratios: Box::new([MOST_LEAK; LEAK_HOPS]), hops: 0 }
+    }
+
+    fn push(&mut self, left: f32, taken: f32) {
+        self.left += (left - self.left) / 4.0;
+        let before = self.taken;
+        self.taken += (taken - self.taken) / 4.0;
+        // Only while the echo sounds: in its pauses, noise is all that is left.
+        if taken > SILENT_POWER * POINTS as f32 && taken > 0.25 * before {
+            self.ratios[self.hops % LEAK_HOPS] = self.left / self.taken;
+            self.hops += 1;
+        }
+    }
+
+    fn estimate(&self) -> f32 {
+        self.ratios.iter().copied().fold(MOST_LEAK, f32::min).max(LEAST_LEAK)
+    }
 }
 
 impl Default for EchoReducer {
@@ -80,12 +120,14 @@ impl EchoReducer {
             ringing: 0,
             constrained: 0,
             gain: 1.0,
+            leak: Leak::new(),
         }
     }
 
     /// Takes the echo out of one block; blocks come in order.
     pub fn clean(&mut self, block: &AudioBlock) -> Cleaned {
-        let mut out = Cleaned { samples: block.samples, echo: [0.0; AUDIO_BLOCK], echo_permille: 0, active: false };
+        let mut out =
+            Cleaned { samples: block.samples, echo: [0.0; AUDIO_BLOCK], echo_permille: 0, active: false, leak: 0.0 };
         let (mut total, mut left) = (0.0f32, 0.0f32);
         for half in 0..2 {
             let range = half * HOP..(half + 1) * HOP;
@@ -111,6 +153,7 @@ impl EchoReducer {
             out.echo[range].copy_from_slice(&echo);
             self.gain = gain;
         }
+        out.leak = self.leak.estimate();
         if out.active && total > SILENT_POWER {
             out.echo_permille = ((1.0 - left / total).clamp(0.0, 1.0) * 1000.0) as u16;
         }
@@ -167,7 +210,9 @@ impl EchoReducer {
         let mut error = [Complex::default(); BINS];
         self.fourier.forward(&time, &mut error);
         self.learn(&error, &expected);
-        (echo, rest, rest_gain(&error, &expected, &sum))
+        let (left, taken) = (loudness(&error), loudness(&sum) * HOP as f32 / POINTS as f32);
+        self.leak.push(left, taken);
+        (echo, rest, rest_gain(&error, &expected, &sum, self.leak.estimate()))
     }
 
     fn learn(&mut self, error: &Bins, expected: &[f32; BINS]) {
@@ -205,16 +250,16 @@ impl EchoReducer {
     }
 }
 
-/// Gain for what is left: near 1 where much more is left than the filter's uncertainty explains.
-fn rest_gain(error: &Bins, expected: &[f32; BINS], echo: &Bins) -> f32 {
+/// Power above the hum.
+fn loudness(bins: &Bins) -> f32 {
+    bins[4..].iter().map(|b| b.power()).sum()
+}
+
+/// Gain for what is left: near 1 where much more is left than the filter's uncertainty and its leak explain.
+fn rest_gain(error: &Bins, expected: &[f32; BINS], echo: &Bins, leak: f32) -> f32 {
     let share = HOP as f32 / POINTS as f32;
-    let (mut left, mut unsure) = (0.0f32, 0.0f32);
-    for k in 4..BINS {
-        left += error[k].power();
-        // The uncertainty, and 23 dB below the echo for what no linear filter models.
-        unsure += share * (expected[k] + 0.005 * echo[k].power());
-    }
-    let voice = 1.0 - 2.0 * unsure / (left + 1e-9);
+    let unsure: f32 = (4..BINS).map(|k| share * (expected[k] + leak * echo[k].power())).sum();
+    let voice = 1.0 - 2.0 * unsure / (loudness(error) + 1e-9);
     libm::sqrtf(voice.clamp(0.0, 1.0)).max(LEAST_GAIN)
 }
 

@@ -4,12 +4,12 @@
 
 use super::assemble::BlockAssembler;
 use super::feed::SourceFeed;
-use super::played::PlayedSound;
+use super::played::{PlayedSound, SampleClock};
 use super::resample::Resampler;
 use super::sound_device::{self, Way};
 use crate::config::MicrophoneConfig;
 use crate::time::Clock;
-use crate::types::{Nanos, Stamp};
+use crate::types::{AUDIO_BLOCK, Nanos, Stamp};
 use cpal::traits::{DeviceTrait, StreamTrait};
 use cpal::{BufferSize, StreamConfig, StreamError};
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -27,9 +27,9 @@ const STALLED: Nanos = Nanos::from_ms(800);
 const STARTING: Nanos = Nanos::from_s(3);
 /// The thread looks at the ring at least this often.
 const NAP: Duration = Duration::from_millis(4);
-/// The echo reference is taken this much early, so that the echo never precedes it however the two clocks' estimates
-/// err. The echo filter learns the difference.
-const REFERENCE_LEAD: Nanos = Nanos::from_ms(8);
+/// The echo reference is taken this much early, so that the echo does not precede it however the two devices err about
+/// their latencies. The echo filter learns the difference.
+const REFERENCE_LEAD: Nanos = Nanos::from_ms(24);
 /// Chunks that may wait between callback and thread.
 const CHUNKS: usize = 64;
 
@@ -74,6 +74,7 @@ impl Microphone {
             counters: Arc::clone(&counters),
             stop: Arc::clone(&stop),
             assembler: BlockAssembler::new(),
+            reference: SampleClock::new(),
         };
         let thread = std::thread::Builder::new().name("microphone".to_owned()).spawn(move || worker.run())?;
         Ok(Microphone { stop, counters, thread: Some(thread) })
@@ -129,6 +130,8 @@ struct Worker {
     counters: Arc<MicrophoneCounters>,
     stop: Arc<AtomicBool>,
     assembler: BlockAssembler,
+    /// Where in what was played the next block is.
+    reference: SampleClock,
 }
 
 impl Worker {
@@ -144,6 +147,7 @@ impl Worker {
             if let Err(why) = outcome {
                 self.feed.present(false);
                 self.assembler.interrupted();
+                self.reference.interrupted();
                 let delivered = self.counters.blocks.load(Ordering::Relaxed) > heard;
                 if !std::mem::replace(&mut told, true) || delivered {
                     tracing::warn!(microphone = %self.config.name, device = %self.config.device,
@@ -225,9 +229,11 @@ impl Worker {
             }
             let captured = chunk.captured.since(opened.delay);
             let (feed, played, counters) = (&mut self.feed, &self.played, &self.counters);
+            let reference = &mut self.reference;
             self.assembler.push(captured, chunk.stamp, &mono, |mut block| {
                 if let Some(played) = played {
-                    played.read(block.captured.after(REFERENCE_LEAD), &mut block.played);
+                    let estimate = PlayedSound::sample_at(block.captured.after(REFERENCE_LEAD));
+                    played.read_from(reference.place(estimate, AUDIO_BLOCK), &mut block.played);
                 }
                 counters.blocks.fetch_add(1, Ordering::Relaxed);
                 feed.sound(&block);

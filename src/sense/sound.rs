@@ -11,8 +11,10 @@ use crate::types::{AUDIO_BLOCK, AUDIO_RATE_HZ, AudioBlock, AudioFeatures, BANDS,
 pub const BAND_EDGES_HZ: [u32; BANDS + 1] = [100, 300, 550, 900, 1_350, 2_000, 2_900, 4_400, 7_600];
 /// The quietest level that is told apart, cdB below full scale.
 const QUIETEST_CDB: i16 = -12_000;
-/// Echo that may be left this far below what was removed is no voice, cdB.
-const ECHO_REST_CDB: i16 = -1_500;
+/// What the echo filter is known to leave, and this much more, is no voice, cdB ...
+const ECHO_MARGIN_CDB: f64 = 800.0;
+/// ... and at least this far below the echo never is, cdB.
+const LEAST_MASK_CDB: f64 = -1_500.0;
 
 /// Computes the features of one microphone, block by block.
 #[derive(Debug, Clone)]
@@ -63,7 +65,9 @@ impl AudioFeatureExtractor {
         self.cleaned = AudioBlock { samples: cleaned.samples, ..*block };
         let (bands, level) = self.levels(&cleaned.samples.map(|s| f32::from(s) / 32_768.0));
         let masked = if cleaned.active {
-            self.levels(&cleaned.echo).0.map(|cdb| cdb.saturating_add(ECHO_REST_CDB))
+            let rest = 1_000.0 * libm::log10(f64::from(cleaned.leak)) + ECHO_MARGIN_CDB;
+            let rest = libm::floor(rest.max(LEAST_MASK_CDB)) as i16;
+            self.levels(&cleaned.echo).0.map(|cdb| cdb.saturating_add(rest))
         } else {
             [i16::MIN; BANDS]
         };

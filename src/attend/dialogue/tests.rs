@@ -333,10 +333,9 @@ fn the_robot_does_not_answer_itself_but_obeys_others_over_its_voice() {
 
 #[test]
 fn a_question_over_the_robots_voice_is_heard_without_its_words_or_with_a_common_one() {
-    for (heard, asked) in [
-        ("way ahead who are you", "who are you"),
-        ("who do you see on the left", "who do you see on the left"),
-    ] {
+    for (heard, asked) in
+        [("way ahead who are you", "who are you"), ("who do you see on the left", "who do you see on the left")]
+    {
         let mut bench = Bench::new();
         bench.hear("is the way clear");
         bench.answer(1, 0, "The way ahead is clear.");
