@@ -58,7 +58,9 @@ def line(rng, kind, split):
             out = text.sentence(rng, held_out=True, intent="stop")
             if "stop" in out:
                 return out
-    if kind == "hostile":
+    if kind == "hostile":                    # a neighbour of "stop" in about one word of seven
+        return text.filler(rng, split, sounds_known, hostile=.15)
+    if kind == "dense":                      # in two words of five
         return text.filler(rng, split, sounds_known)
     raise ValueError(kind)
 
@@ -117,9 +119,11 @@ def make_festival(path, count, kind, seed, split="test"):
 TESTS = [  # name, count, kind, seed, split, accent
     ("held", 600, "grammar", 101, "test", "held"), ("voices", 400, "grammar", 102, "test", "trained"),
     ("single", 400, "single", 103, "test", "held"), ("stop", 500, "stop", 107, "test", "held"),
-    ("hostile", 900, "hostile", 104, "test", "held"), ("babble", 80, "hostile", 105, "test", "trained"),
+    ("dense", 900, "dense", 104, "test", "held"), ("hostile", 900, "hostile", 108, "test", "held"),
+    ("babble", 80, "dense", 105, "test", "trained"),
     ("seen", 300, "grammar", 106, "train", "trained"),
-    ("val_stop", 400, "stop", 207, "val", "trained"), ("val_hostile", 700, "hostile", 204, "val", "trained"),
+    ("val_stop", 400, "stop", 207, "val", "trained"), ("val_dense", 700, "dense", 204, "val", "trained"),
+    ("val_hostile", 900, "hostile", 208, "val", "trained"),
     ("val_grammar", 150, "grammar", 201, "val", "trained"),
 ]
 

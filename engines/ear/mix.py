@@ -17,8 +17,8 @@ SETS = [  # name, dry set, SNR, seed
     ("held_15", "held", 15, 11), ("held_5", "held", 5, 12), ("held_clean", "held", None, 13), ("voices_15", "voices", 15, 14),
     ("seen_15", "seen", 15, 15), ("single_15", "single", 15, 16), ("festival_15", "festival", 15, 17),
     ("festival_clean", "festival", None, 18), ("stop_15", "stop", 15, 19), ("stop_5", "stop", 5, 20), ("stop_clean", "stop", None, 21),
-    ("hostile_15", "hostile", 15, 22), ("hostile_clean", "hostile", None, 23), ("festival_stop_15", "festival_stop", 15, 24),
-    ("festival_hostile_15", "festival_hostile", 15, 25), ("val_stop_15", "val_stop", 15, 31), ("val_hostile_15", "val_hostile", 15, 32),
+    ("dense_15", "dense", 15, 22), ("hostile_15", "hostile", 15, 27), ("hostile_clean", "hostile", None, 23), ("festival_stop_15", "festival_stop", 15, 24),
+    ("festival_hostile_15", "festival_hostile", 15, 25), ("val_stop_15", "val_stop", 15, 31), ("val_dense_15", "val_dense", 15, 32), ("val_hostile_15", "val_hostile", 15, 34),
     ("val_stop_5", "val_stop", 5, 33),
 ]
 

@@ -31,7 +31,10 @@ args.add_argument("--minutes", type=float, default=58)
 args.add_argument("--batch", type=int, default=32)
 args.add_argument("--lr", type=float, default=3e-3)
 args.add_argument("--seed", type=int, default=1)
-args.add_argument("--init")
+args.add_argument("--init", help="go on from this checkpoint")
+args.add_argument("--warm", type=int, default=200, help="steps of warm-up")
+args.add_argument("--mean", type=float, default=.9985, help="share of the running mean of the weights kept at each step")
+args.add_argument("--focus", type=int, default=1, help="how often a pass sees each utterance of the stop shards")
 a = args.parse_args()
 
 torch.set_num_threads(1)
@@ -50,12 +53,12 @@ shards = {}
 
 
 def refresh():
-    """Takes up new shards; returns (shard, index) of every utterance, flite at its natural share."""
+    """Takes up new shards; returns (shard, index) of every utterance."""
     for path in sorted(glob.glob(os.path.join(a.train, "*.json"))):
         name = path[:-5]
         if name not in shards:
             shards[name] = Set(name)
-    return [(n, i) for n, s in shards.items() for i in range(len(s.meta))]
+    return [(n, i) for n, s in shards.items() for i in range(len(s.meta)) for _ in range(a.focus if os.path.basename(n)[0] in "st" else 1)]
 
 
 refresh()
@@ -166,7 +169,7 @@ while not done:
         if spent >= 1:
             done = True
             break
-        lr = a.lr * min(1, (step + 1) / 200) * (.5 + .5 * math.cos(math.pi * min(1, spent))) + 1e-5
+        lr = a.lr * min(1, (step + 1) / a.warm) * (.5 + .5 * math.cos(math.pi * min(1, spent))) + 1e-5
         for g in opt.param_groups:
             g["lr"] = lr
         t = time.time()
@@ -183,14 +186,14 @@ while not done:
         step += 1
         seen += len(chunks[k])
         losses.append(loss.item())
-        keep = min(.9985, (1 + step) / (20 + step))
+        keep = min(a.mean, (1 + step) / (20 + step))
         with torch.no_grad():
             for p, q in zip(mean.parameters(), net.parameters()):
                 p.lerp_(q, 1 - keep)
         if step % 200 == 0:
             print(f"step {step} seen {seen} of {len(pool)} t {time.time() - start - away:.0f} s (making {making:.0f} s) "
                   f"loss {np.mean(losses[-200:]):.3f} lr {lr:.5f}", flush=True)
-        if time.time() - start - away - last_check > 240:
+        if time.time() - start - away - last_check > 300:
             t = time.time()
             wer = word_errors(mean, dev, 15, 100)
             save()
