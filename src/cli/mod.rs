@@ -10,6 +10,7 @@ mod chat;
 mod config;
 mod demo;
 mod devices;
+mod engine;
 mod language_model;
 mod random_model;
 mod record;
@@ -57,6 +58,8 @@ enum CliCommand {
     Chat(chat::Args),
     /// Measure the loop or an engine.
     Bench(bench::Args),
+    /// Make a language model's weights smaller, and measure what that costs.
+    Engine(engine::Args),
     /// Print or check a configuration.
     Config(config::Args),
     /// Generate shell completions.
@@ -101,6 +104,7 @@ pub fn main() -> ExitCode {
         CliCommand::Ask(args) => ask::run(&args),
         CliCommand::Chat(args) => chat::run(&args),
         CliCommand::Bench(args) => bench::run(args),
+        CliCommand::Engine(args) => engine::run(&args),
         CliCommand::Config(args) => config::run(&args),
         CliCommand::Completions(args) => shell::completions(&args),
         CliCommand::Man => shell::man(),

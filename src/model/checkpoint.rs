@@ -19,14 +19,24 @@ pub enum Element {
     F16,
     /// IEEE single precision.
     F32,
+    /// Whole numbers of 8 bits: for each [`GROUP`] weights a bf16 scale, then one signed byte a weight.
+    Q8,
+    /// Whole numbers of 4 bits: for each [`GROUP`] weights a bf16 scale, then 16 bytes; the low half of byte i is weight i,
+    /// the high half weight i + 16, each less 8.
+    Q4,
 }
 
+/// Neighbouring weights of a row that share a scale.
+pub const GROUP: usize = 32;
+
 impl Element {
-    /// Bytes of one element.
-    pub const fn bytes(self) -> usize {
+    /// Bytes of a row of `columns` weights; quantised rows are whole groups.
+    pub const fn row_bytes(self, columns: usize) -> usize {
         match self {
-            Element::Bf16 | Element::F16 => 2,
-            Element::F32 => 4,
+            Element::Bf16 | Element::F16 => columns * 2,
+            Element::F32 => columns * 4,
+            Element::Q8 => columns / GROUP * (2 + GROUP),
+            Element::Q4 => columns / GROUP * (2 + GROUP / 2),
         }
     }
 }

@@ -6,3 +6,4 @@ mod weights;
 
 pub use config::Qwen2Config;
 pub use weights::{Layer, Matrix, Qwen2Weights};
+pub(crate) use weights::{element_of, widen};

@@ -4,7 +4,7 @@
 
 use super::Qwen2Config;
 use crate::model::ModelError;
-use crate::model::checkpoint::{Checkpoint, Element, Tensor};
+use crate::model::checkpoint::{Checkpoint, Element, GROUP, Tensor};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use std::path::Path;
@@ -22,14 +22,14 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// All rows, `columns * element.bytes()` bytes each.
+    /// All rows, `element.row_bytes(columns)` bytes each.
     pub fn bytes(&self) -> &[u8] {
         self.tensor.bytes()
     }
 
     /// Widens one row into `out`, which has `columns` elements.
     pub fn widen_row(&self, row: usize, out: &mut [f32]) {
-        let length = self.columns * self.element.bytes();
+        let length = self.element.row_bytes(self.columns);
         widen(&self.bytes()[row * length..(row + 1) * length], self.element, out);
     }
 }
@@ -157,11 +157,14 @@ fn check(checkpoint: &Checkpoint, config: &Qwen2Config) -> Result<(), ModelError
     for (name, shape) in expected(config) {
         match checkpoint.get(&name) {
             None => trouble.push(format!("`{name}` is missing")),
-            Some(tensor) if tensor.shape != shape => {
+            Some(tensor) if !fits(tensor, &shape) => {
                 trouble.push(format!("`{name}` has shape {:?}, config.json makes it {shape:?}", tensor.shape));
             }
             Some(tensor) if element_of(tensor.dtype).is_none() => {
-                trouble.push(format!("`{name}` is stored as {:?}; bf16, f16 and f32 are supported", tensor.dtype));
+                trouble.push(format!(
+                    "`{name}` is stored as {:?}; bf16, f16, f32 and what `sage engine quantize` makes are supported",
+                    tensor.dtype
+                ));
             }
             Some(_) => {}
         }
@@ -181,22 +184,35 @@ fn find<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<&'a Tensor, ModelE
         .ok_or_else(|| ModelError::invalid(checkpoint.directory(), format!("tensor `{name}` is missing")))
 }
 
-fn element_of(dtype: Dtype) -> Option<Element> {
+pub(crate) fn element_of(dtype: Dtype) -> Option<Element> {
     match dtype {
         Dtype::BF16 => Some(Element::Bf16),
         Dtype::F16 => Some(Element::F16),
         Dtype::F32 => Some(Element::F32),
+        Dtype::I8 => Some(Element::Q8),
+        Dtype::U8 => Some(Element::Q4),
         _ => None,
     }
 }
 
-fn matrix_of(tensor: &Tensor) -> Matrix {
-    Matrix {
-        element: element_of(tensor.dtype).unwrap_or(Element::F32),
-        rows: tensor.shape[0],
-        columns: tensor.shape[1],
-        tensor: tensor.clone(),
+/// Whether a tensor holds `shape` weights; quantised ones are matrices of whole groups, stored as rows of bytes.
+fn fits(tensor: &Tensor, shape: &[usize]) -> bool {
+    match element_of(tensor.dtype) {
+        Some(element @ (Element::Q8 | Element::Q4)) => match *shape {
+            [rows, columns] => columns % GROUP == 0 && tensor.shape == [rows, element.row_bytes(columns)],
+            _ => false,
+        },
+        _ => tensor.shape == shape,
     }
+}
+
+fn matrix_of(tensor: &Tensor) -> Matrix {
+    let element = element_of(tensor.dtype).unwrap_or(Element::F32);
+    let columns = match element {
+        Element::Q8 | Element::Q4 => tensor.shape[1] / element.row_bytes(GROUP) * GROUP,
+        _ => tensor.shape[1],
+    };
+    Matrix { element, rows: tensor.shape[0], columns, tensor: tensor.clone() }
 }
 
 fn vector_of(tensor: &Tensor) -> Vec<f32> {
@@ -206,7 +222,7 @@ fn vector_of(tensor: &Tensor) -> Vec<f32> {
 }
 
 /// Widens little-endian elements; `bytes` holds `out.len()` of them.
-fn widen(bytes: &[u8], element: Element, out: &mut [f32]) {
+pub(crate) fn widen(bytes: &[u8], element: Element, out: &mut [f32]) {
     match element {
         Element::Bf16 => {
             for (pair, out) in bytes.chunks_exact(2).zip(out) {
@@ -221,6 +237,19 @@ fn widen(bytes: &[u8], element: Element, out: &mut [f32]) {
         Element::F32 => {
             for (four, out) in bytes.chunks_exact(4).zip(out) {
                 *out = f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+            }
+        }
+        Element::Q8 | Element::Q4 => {
+            let groups = bytes.chunks_exact(element.row_bytes(GROUP));
+            for (group, out) in groups.zip(out.chunks_exact_mut(GROUP)) {
+                let scale = bf16::from_le_bytes([group[0], group[1]]).to_f32();
+                for (i, out) in out.iter_mut().enumerate() {
+                    let whole = match element {
+                        Element::Q8 => f32::from(group[2 + i] as i8),
+                        _ => f32::from(group[2 + i % 16] >> (i / 16 * 4) & 15) - 8.0,
+                    };
+                    *out = whole * scale;
+                }
             }
         }
     }

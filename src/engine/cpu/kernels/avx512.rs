@@ -34,6 +34,16 @@ impl Vector for Zmm {
         Zmm(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast())))
     }
     #[inline(always)]
+    unsafe fn widen_i8(from: *const u8) -> Self {
+        Zmm(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))))
+    }
+    #[inline(always)]
+    unsafe fn widen_u4(from: *const u8, high: bool) -> Self {
+        let pairs = _mm_loadu_si128(from.cast());
+        let half = if high { _mm_srli_epi16::<4>(pairs) } else { pairs };
+        Zmm(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(half, _mm_set1_epi8(15)))))
+    }
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         Zmm(_mm512_fmadd_ps(self.0, factor.0, addend.0))
     }

@@ -1,5 +1,5 @@
 //! Weights times activations: y[t][r] = sum over k of w[r][k] * x[t][k], for a range of rows.
-//! Flows in: checkpoint rows as stored (bf16, f16, f32) and f32 activations. Flows out: f32 results.
+//! Flows in: checkpoint rows as stored (bf16, f16, f32, 8 or 4 bits) and f32 activations. Flows out: f32 results.
 //!
 //! Every result is one chain of fused multiply-adds per lane over k and one fixed reduction, whatever the tile it is
 //! computed in. So logits do not depend on how a prompt is cut into chunks, on the number of threads, or on whether a
@@ -93,7 +93,7 @@ pub(super) unsafe fn multiply<I, E, const R: usize, const T: usize, const H: usi
 
 /// Decode: bound by memory, so `STREAMS` far-apart rows advance together.
 unsafe fn one_token<I: InstructionSet, E: Stored>(task: &Multiply, cancel: &CancelToken) {
-    let row_bytes = task.columns * E::BYTES;
+    let row_bytes = E::ELEMENT.row_bytes(task.columns);
     let per_stream = task.rows.len() / STREAMS;
     let look_every = (STOP_BYTES / (STREAMS * row_bytes)).max(1);
     for i in 0..per_stream {
@@ -114,7 +114,7 @@ where
     I: InstructionSet,
     E: Stored,
 {
-    let row_bytes = task.columns * E::BYTES;
+    let row_bytes = E::ELEMENT.row_bytes(task.columns);
     let block = (BLOCK_BYTES / row_bytes).max(R) / R * R;
     let mut start = task.rows.start;
     while start < task.rows.end {
@@ -148,7 +148,7 @@ where
     I: InstructionSet,
     E: Stored,
 {
-    let row_bytes = task.columns * E::BYTES;
+    let row_bytes = E::ELEMENT.row_bytes(task.columns);
     let mut row = start;
     while row + R <= end {
         I::tile::<E, R, T>(&tile_at(task, row, row_bytes, 1, token));

@@ -114,7 +114,7 @@ impl Kernels {
 macro_rules! kernel_table {
     ($name:literal, $vector:ty, $features:literal, rows: $rows:literal, tokens: $tokens:literal, rest: $rest:literal) => {
         use super::matmul::{self, InstructionSet, Tile};
-        use super::vector::{Bf16, F16, F32, Stored};
+        use super::vector::{Bf16, F16, F32, Q4, Q8, Stored};
         use super::{Attend, CancelToken, Element, Kernels, Multiply, attention, elementwise};
 
         struct Set;
@@ -137,6 +137,8 @@ macro_rules! kernel_table {
                 Element::Bf16 => matmul::multiply::<Set, Bf16, $rows, $tokens, $rest>(task, cancel),
                 Element::F16 => matmul::multiply::<Set, F16, $rows, $tokens, $rest>(task, cancel),
                 Element::F32 => matmul::multiply::<Set, F32, $rows, $tokens, $rest>(task, cancel),
+                Element::Q8 => matmul::multiply::<Set, Q8, $rows, $tokens, $rest>(task, cancel),
+                Element::Q4 => matmul::multiply::<Set, Q4, $rows, $tokens, $rest>(task, cancel),
             }
         }
 

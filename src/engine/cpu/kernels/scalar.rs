@@ -2,14 +2,24 @@
 //! Flows in and out: the same tasks as every other instruction set. The results are the same on every machine.
 
 use super::{Attend, CancelToken, Element, KEY_BLOCK, Kernels, Multiply};
+use crate::model::checkpoint::GROUP;
 use half::{bf16, f16};
 
 /// The table of this instruction set.
 pub(super) static KERNELS: Kernels = Kernels { name: "scalar", multiply, attend, rms_norm, swiglu };
 
 unsafe fn weight(row: *const u8, element: Element, index: usize) -> f32 {
-    let at = row.add(index * element.bytes());
+    let group = row.add(element.row_bytes(index / GROUP * GROUP));
+    let scale = || bf16::from_bits(group.cast::<u16>().read_unaligned()).to_f32();
+    let in_group = index % GROUP;
+    let at = row.add(element.row_bytes(index));
     match element {
+        Element::Q8 => f32::from(group.add(2 + in_group).cast::<i8>().read()) * scale(),
+        Element::Q4 => {
+            let pair = group.add(2 + in_group % 16).read();
+            let whole = if in_group < 16 { pair & 15 } else { pair >> 4 };
+            (f32::from(whole) - 8.0) * scale()
+        }
         Element::Bf16 => bf16::from_bits(at.cast::<u16>().read_unaligned()).to_f32(),
         Element::F16 => f16::from_bits(at.cast::<u16>().read_unaligned()).to_f32(),
         Element::F32 => at.cast::<f32>().read_unaligned(),
@@ -21,7 +31,7 @@ unsafe fn multiply(task: &Multiply, cancel: &CancelToken) {
         if cancel.is_cancelled() {
             return;
         }
-        let row = task.weights.add(r * task.columns * task.element.bytes());
+        let row = task.weights.add(r * task.element.row_bytes(task.columns));
         for t in 0..task.tokens {
             let x = task.x.add(t * task.columns);
             let mut sum = 0.0f32;

@@ -19,6 +19,11 @@ fn stored(values: &[f32], element: Element) -> Vec<u8> {
         Element::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
         Element::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
         Element::F32 => values.iter().flat_map(|&v| v.to_le_bytes()).collect(),
+        Element::Q8 | Element::Q4 => {
+            let mut packed = Vec::new();
+            crate::model::quantize::quantize_row(values, element, &mut packed);
+            packed
+        }
     }
 }
 
@@ -51,6 +56,21 @@ fn products_agree_with_scalar_for_any_shape() {
     for element in [Element::Bf16, Element::F16, Element::F32] {
         for (rows, columns, tokens) in [(1, 1, 1), (3, 7, 2), (40, 33, 1), (70, 100, 5), (131, 130, 17), (9, 2100, 13)]
         {
+            let weights = stored(&values(rows * columns, 1), element);
+            let x = values(tokens * columns, 2);
+            let want = product(&scalar::KERNELS, &weights, element, rows, &x, tokens);
+            for set in Kernels::available() {
+                let got = product(set, &weights, element, rows, &x, tokens);
+                assert_close(set.name, &got, &want, 2e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_quantised_weights_agree_with_scalar() {
+    for element in [Element::Q8, Element::Q4] {
+        for (rows, columns, tokens) in [(1, 32, 1), (3, 64, 2), (70, 96, 1), (131, 128, 17), (9, 2080, 13)] {
             let weights = stored(&values(rows * columns, 1), element);
             let x = values(tokens * columns, 2);
             let want = product(&scalar::KERNELS, &weights, element, rows, &x, tokens);

@@ -1,0 +1,213 @@
+//! `sage engine`: makes smaller weights out of a checkpoint, and says what that costs in accuracy. Model folders flow in; a model
+//! folder or figures flow out.
+
+use super::{BadInput, Verdict};
+use crate::engine::CancelToken;
+use crate::engine::cpu::qwen2::{Decoder, DecoderOptions};
+use crate::model::checkpoint::Element;
+use crate::model::quantize::quantize;
+use crate::model::qwen2::Qwen2Weights;
+use crate::model::tokenizer::Tokenizer;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Arguments of `sage engine`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: EngineCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum EngineCommand {
+    /// Store a checkpoint's matrices in 8 or 4 bits, in groups of 32 with a scale each.
+    Quantize(QuantizeArgs),
+    /// Compare a model with the one it was made from: perplexity, top-1 agreement, KL divergence.
+    Eval(EvalArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct QuantizeArgs {
+    /// Model folder in Hugging Face layout, in bf16, f16 or f32.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Folder to write; made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Bits of a weight: 8 or 4.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(4..=8))]
+    bits: u8,
+}
+
+#[derive(Debug, clap::Args)]
+struct EvalArgs {
+    /// The model to judge.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// The model it is compared with, usually the unquantised one.
+    #[arg(long, value_name = "DIR")]
+    reference: PathBuf,
+    /// Text to read.
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// Tokens of the text to read.
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    tokens: usize,
+    /// Tokens that are read before the context starts anew.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    context: usize,
+    /// Threads.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    threads: usize,
+    /// Print one JSON object instead of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A folder or file that cannot be used, in one sentence.
+pub fn run(args: &Args) -> anyhow::Result<Verdict> {
+    match &args.what {
+        EngineCommand::Quantize(args) => make_smaller(args),
+        EngineCommand::Eval(args) => evaluate(args),
+    }
+}
+
+fn make_smaller(args: &QuantizeArgs) -> anyhow::Result<Verdict> {
+    let element = match args.bits {
+        8 => Element::Q8,
+        4 => Element::Q4,
+        other => return Err(BadInput(format!("--bits {other} is not offered; say 8 or 4")).into()),
+    };
+    // Checks that all is there and fits before anything is written.
+    let before = open(&args.model)?;
+    if args.out.canonicalize().ok() == args.model.canonicalize().ok() {
+        return Err(BadInput("--out is the model's own folder; give another".to_owned()).into());
+    }
+    quantize(&args.model, &args.out, element).map_err(|error| BadInput(error.to_string()))?;
+    let after = open(&args.out)?;
+    let share = 100.0 * after.file_bytes as f64 / before.file_bytes as f64;
+    println!("{}: {} bytes, {share:.1} % of {}", args.out.display(), after.file_bytes, before.file_bytes);
+    Ok(Verdict::Good)
+}
+
+fn open(folder: &Path) -> anyhow::Result<Arc<Qwen2Weights>> {
+    Ok(Arc::new(Qwen2Weights::open(folder).map_err(|error| BadInput(error.to_string()))?))
+}
+
+fn evaluate(args: &EvalArgs) -> anyhow::Result<Verdict> {
+    let text = std::fs::read_to_string(&args.text)
+        .map_err(|error| BadInput(format!("cannot read {}: {error}", args.text.display())))?;
+    let tokenizer = Tokenizer::load(&args.reference).map_err(|error| BadInput(error.to_string()))?;
+    let mut tokens = tokenizer.encode(&text)?;
+    tokens.truncate(args.tokens);
+    if tokens.len() < 2 || args.context < 2 {
+        return Err(BadInput("the text and the context must have at least two tokens".to_owned()).into());
+    }
+    let options = DecoderOptions { threads: args.threads.max(1), context: args.context, ..DecoderOptions::default() };
+    let (judged, reference) = (open(&args.model)?, open(&args.reference)?);
+    if judged.config.vocab_size != reference.config.vocab_size {
+        return Err(BadInput("the two models have vocabularies of different sizes".to_owned()).into());
+    }
+    let sizes = (judged.file_bytes, reference.file_bytes);
+    let (mut judged, mut reference) = (Decoder::new(judged, options.clone())?, Decoder::new(reference, options)?);
+    let mut agreement = Agreement::default();
+    for window in tokens.chunks(args.context) {
+        read_window(&mut judged, &mut reference, window, &mut agreement);
+    }
+    let n = agreement.predicted as f64;
+    let report = json!({
+        "tokens": agreement.predicted,
+        "perplexity": (agreement.surprise / n).exp(),
+        "perplexity_reference": (agreement.reference_surprise / n).exp(),
+        "top1_agreement": agreement.same_top as f64 / n,
+        "kl": agreement.divergence / n,
+        "weights_bytes": sizes.0,
+        "weights_bytes_reference": sizes.1,
+    });
+    if args.json {
+        println!("{report}");
+    } else {
+        for (name, value) in report.as_object().into_iter().flatten() {
+            println!("{name:<24} {value}");
+        }
+    }
+    Ok(Verdict::Good)
+}
+
+/// Reads one context with both models and compares what they expect at every position but the last.
+fn read_window(judged: &mut Decoder, reference: &mut Decoder, window: &[u32], agreement: &mut Agreement) {
+    let go = CancelToken::default();
+    let (mut judged_cache, mut reference_cache) = (judged.new_cache(), reference.new_cache());
+    let chunk = judged.options().chunk;
+    for (number, part) in window.chunks(chunk).enumerate() {
+        // Nobody cancels here.
+        let _ = judged.forward(part, &mut judged_cache, &go);
+        let _ = reference.forward(part, &mut reference_cache, &go);
+        for index in 0..part.len() {
+            let Some(&next) = window.get(number * chunk + index + 1) else { return };
+            if let (Ok(judged), Ok(reference)) = (judged.logits(index, &go), reference.logits(index, &go)) {
+                agreement.add(judged, reference, next as usize);
+            }
+        }
+    }
+}
+
+/// Sums over positions; natural logarithms.
+#[derive(Debug, Default)]
+struct Agreement {
+    predicted: usize,
+    same_top: usize,
+    surprise: f64,
+    reference_surprise: f64,
+    /// KL(reference || judged).
+    divergence: f64,
+}
+
+impl Agreement {
+    fn add(&mut self, judged: &[f32], reference: &[f32], next: usize) {
+        let (norm, reference_norm) = (log_sum_exp(judged), log_sum_exp(reference));
+        self.predicted += 1;
+        self.same_top += usize::from(top(judged) == top(reference));
+        self.surprise += norm - f64::from(judged[next]);
+        self.reference_surprise += reference_norm - f64::from(reference[next]);
+        self.divergence += judged
+            .iter()
+            .zip(reference)
+            .map(|(&j, &r)| {
+                let (j, r) = (f64::from(j) - norm, f64::from(r) - reference_norm);
+                r.exp() * (r - j)
+            })
+            .sum::<f64>();
+    }
+}
+
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
+    f64::from(largest) + sum.ln()
+}
+
+fn top(logits: &[f32]) -> usize {
+    (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_agrees_with_itself_and_differs_from_another_by_the_textbook_kl() {
+        let mut same = Agreement::default();
+        same.add(&[0.0, 1.0], &[0.0, 1.0], 0);
+        assert_eq!((same.same_top, same.divergence), (1, 0.0));
+        // p = (1/2, 1/2), q = (1/4, 3/4): KL = ln 2 - ln(3)/2.
+        let mut other = Agreement::default();
+        other.add(&[0.25f32.ln(), 0.75f32.ln()], &[0.0, 0.0], 0);
+        assert!((other.divergence - (2.0f64.ln() - 3.0f64.ln() / 2.0)).abs() < 1e-6);
+        assert!((other.surprise - 4.0f64.ln()).abs() < 1e-6);
+    }
+}
