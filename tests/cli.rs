@@ -16,7 +16,9 @@ fn help_names_every_command_and_the_exit_codes() {
     let output = sage(&["--help"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success());
-    for command in ["demo", "run", "record", "replay", "scene", "devices", "ask", "chat", "bench", "config", "completions"] {
+    for command in
+        ["demo", "run", "record", "replay", "scene", "devices", "ask", "chat", "bench", "config", "completions"]
+    {
         assert!(text.contains(&format!("\n  {command} ")), "{command} is missing in:\n{text}");
     }
     assert!(text.contains("Exit codes: 0 good"), "{text}");
@@ -81,7 +83,8 @@ fn a_build_without_devices_says_in_one_sentence_how_to_get_them() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("sage.toml");
     std::fs::write(&file, "[[camera]]\nname = \"front\"\n").expect("written");
-    for args in [vec!["devices".to_owned()], vec!["run".to_owned(), "--config".to_owned(), file.display().to_string()]] {
+    for args in [vec!["devices".to_owned()], vec!["run".to_owned(), "--config".to_owned(), file.display().to_string()]]
+    {
         let output = Command::new(env!("CARGO_BIN_EXE_sage")).args(&args).output().expect("the program runs");
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
         assert!(stderr(&output).contains("--features live"), "{args:?}: {}", stderr(&output));

@@ -11,7 +11,8 @@ fn sage(args: &[&str]) -> Output {
 fn last_json(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().last().unwrap_or_default();
-    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr)))
+    serde_json::from_str(line)
+        .unwrap_or_else(|error| panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
 fn texts(list: &Value) -> Vec<(f64, String)> {
