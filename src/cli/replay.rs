@@ -190,7 +190,7 @@ fn print_features(out: &mut impl Write, found: &FeatureReport, speed: f64) -> io
         let n = found.unchecked;
         writeln!(
             out,
-            "{n} features from tick {tick} on could not be compared: their frames or sound are not in the log"
+            "{n} features from tick {tick} on could not be compared: frames or sound before them are not in this log"
         )?;
     }
     if let Some(first) = &found.first {

@@ -58,9 +58,9 @@ pub struct FeatureReport {
 }
 
 impl FeatureReport {
-    /// Something was compared and nothing differed.
+    /// Nothing differed of what could be compared.
     pub fn good(&self) -> bool {
-        self.mismatches == 0 && self.compared > 0
+        self.mismatches == 0
     }
 }
 
@@ -127,7 +127,7 @@ pub fn compare<E: Extractors>(path: &Path, make: impl Fn(&SessionInfo) -> E) -> 
             pass.report.warnings.push(format!("{}: {warning}", file.display()));
         }
     }
-    if pass.report.compared == 0 && pass.report.mismatches == 0 {
+    if pass.report.compared + pass.report.unchecked + pass.report.mismatches == 0 {
         let why = "the log holds no recorded frames or sound to compare (raw = false, or not one of ours)".to_owned();
         return Err(LogError::Content { path: path.to_owned(), why });
     }

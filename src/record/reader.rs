@@ -2,8 +2,8 @@
 //! or damaged. A path flows in; messages and metadata flow out in file order, and warnings that say what could not be
 //! read. The index is not needed, so a file that a crash left open reads like any other up to its end.
 
-use mcap::read::ChunkReader;
-use mcap::records::{ChunkHeader, MessageHeader, Record};
+use mcap::records::{MessageHeader, Record};
+use mcap::sans_io::linear_reader::{LinearReadEvent, LinearReader, LinearReaderOptions};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -30,6 +30,8 @@ const RECORD_HEAD: u64 = 9;
 const MESSAGE_HEAD: u64 = 22;
 /// A record larger than this is taken for damage, bytes.
 const LARGEST: u64 = 1 << 31;
+/// The same for a record in a compressed chunk, for which memory is set aside before it is there.
+const LARGEST_PACKED: usize = 1 << 28;
 
 /// An uncompressed chunk that is being walked in the file.
 struct OpenChunk {
@@ -294,25 +296,17 @@ impl LogReader {
         }
         let mut text = vec![0u8; text_len as usize];
         self.read(&mut text)?;
-        let mut size = [0u8; 8];
-        self.read(&mut size)?;
-        let mut header = Vec::with_capacity(40 + text.len());
-        header.extend_from_slice(&fixed);
-        header.extend_from_slice(&text);
-        header.extend_from_slice(&size);
-        let size = u64::from_le_bytes(size);
+        let mut size_bytes = [0u8; 8];
+        self.read(&mut size_bytes)?;
+        let size = u64::from_le_bytes(size_bytes);
         if 32 + text_len + 8 + size != len {
             return self.resynchronise(at);
         }
-        let Ok(Record::Chunk { header, .. }) = mcap::parse_record(op::CHUNK, &{
-            // The same head with no data: only the header is wanted here.
-            let from = header.len() - 8;
-            header[from..].fill(0);
-            header
-        }) else {
+        // The same head with no data behind it: only the header is wanted here.
+        let empty = [&fixed[..], &text, &[0; 8]].concat();
+        let Ok(Record::Chunk { header, .. }) = mcap::parse_record(op::CHUNK, &empty) else {
             return self.resynchronise(at);
         };
-        let header = ChunkHeader { compressed_size: size, ..header };
         if header.compression.is_empty() {
             self.chunk = Some(OpenChunk {
                 start: at,
@@ -323,36 +317,50 @@ impl LogReader {
             });
             return Ok(());
         }
-        if self.pos + size > self.len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        if header.uncompressed_size > LARGEST {
+            self.warn(format!(
+                "the chunk at byte {at} says it holds {} bytes and was left out",
+                header.uncompressed_size
+            ));
+            return self.skip(size, self.len - self.pos);
         }
         let mut body = std::mem::take(&mut self.body);
         let read = self.fill(&mut body, size, self.len - self.pos);
         if read.is_ok() {
-            self.decompress(at, header, &body);
+            let head = [&[op::CHUNK], &len.to_le_bytes()[..], &fixed, &text, &size_bytes].concat();
+            self.decompress(at, &head, &body);
         }
         self.body = body;
         read
     }
 
-    fn decompress(&mut self, at: u64, header: ChunkHeader, body: &[u8]) {
-        let compression = header.compression.clone();
-        let records = match ChunkReader::new(header, body) {
-            Ok(records) => records,
-            Err(error) => {
-                self.warn(format!("the chunk at byte {at} cannot be read (compression {compression:?}: {error})"));
-                return;
+    /// Unpacks a chunk whose record begins with `head` and goes on with `body`.
+    fn decompress(&mut self, at: u64, head: &[u8], body: &[u8]) {
+        let options = LinearReaderOptions::default()
+            .with_skip_start_magic(true)
+            .with_skip_end_magic(true)
+            .with_validate_chunk_crcs(true)
+            .with_record_length_limit(LARGEST_PACKED);
+        let mut unpacker = LinearReader::new_with_options(options);
+        let mut input = head.chain(body);
+        let failed = loop {
+            match unpacker.next_event() {
+                Some(Ok(LinearReadEvent::ReadRequest(need))) => match input.read(unpacker.insert(need)) {
+                    // The record is over; what the reader still asks for is the next one.
+                    Ok(0) | Err(_) => return,
+                    Ok(n) => unpacker.notify_read(n),
+                },
+                Some(Ok(LinearReadEvent::Record { data, opcode })) => match mcap::parse_record(opcode, data) {
+                    Ok(record) => self.decompressed.push_back(record.into_owned()),
+                    Err(error) => break error,
+                },
+                Some(Err(error)) => break error,
+                None => return,
             }
         };
-        for record in records {
-            match record {
-                Ok(record) => self.decompressed.push_back(record.into_owned()),
-                Err(error) => {
-                    self.warn(format!("the chunk at byte {at} is damaged ({error}); what came before is used"));
-                    return;
-                }
-            }
-        }
+        self.warn(format!(
+            "the chunk at byte {at} is damaged or cannot be unpacked ({failed}); what came before is used"
+        ));
     }
 
     fn close_chunk(&mut self) {

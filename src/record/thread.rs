@@ -15,7 +15,7 @@ const RING_BYTES: usize = 8 << 20;
 /// Largest record of one tick, bytes.
 const RECORD_BYTES: usize = 256 << 10;
 /// Frames that may wait.
-const FRAMES: usize = 32;
+const FRAMES: usize = 64;
 /// Blocks of sound that may wait: 10 s.
 const BLOCKS: usize = 512;
 /// Log lines that may wait.

@@ -142,7 +142,7 @@ pub fn verify<C: ReplayCore>(path: &Path, options: Options, observer: Observer<'
         core: None,
         next: None,
         pending: None,
-        started: Nanos::ZERO,
+        before: None,
         fresh_allowed: true,
         options,
         outputs: Box::default(),
@@ -178,7 +178,8 @@ struct Run<'a, C> {
     /// The tick that must come next, skipped ones included.
     next: Option<u64>,
     pending: Option<Keyframe>,
-    started: Nanos,
+    /// Instant of the tick that was run before.
+    before: Option<Nanos>,
     fresh_allowed: bool,
     options: Options,
     outputs: Box<Outputs>,
@@ -197,7 +198,10 @@ impl<C: ReplayCore> Run<'_, C> {
         while let Some(item) = reader.next_item() {
             match item {
                 Item::Metadata { name, map } if name == SESSION => match SessionInfo::from_metadata(&map) {
-                    Ok((session, hash)) => self.session(session, &hash),
+                    Ok((session, hash)) => {
+                        let first_file = map.get("part").is_none_or(|part| part == "0");
+                        self.session(session, &hash, first_file);
+                    }
                     Err(why) => return Err(LogError::Content { path: path.to_owned(), why }),
                 },
                 Item::Metadata { name, map } if name == END => {
@@ -225,11 +229,12 @@ impl<C: ReplayCore> Run<'_, C> {
         Ok(())
     }
 
-    fn session(&mut self, session: SessionInfo, hash: &str) {
+    fn session(&mut self, session: SessionInfo, hash: &str, first_file: bool) {
         let continues = self.report.session.as_ref().is_some_and(|known| known.id() == session.id());
         if !continues {
             // Another run: nothing carries over.
-            (self.core, self.next, self.pending, self.fresh_allowed) = (None, None, None, true);
+            (self.core, self.next, self.pending, self.fresh_allowed) = (None, None, None, first_file);
+            self.before = None;
             self.report.digest = Digest::default();
         }
         if session.core.hash() != hash && !continues {
@@ -238,7 +243,7 @@ impl<C: ReplayCore> Run<'_, C> {
                 recorded: format!("configuration with hash {hash}"),
                 replayed: format!("the configuration in the log has hash {}: it was changed", session.core.hash()),
             });
-            self.fresh_allowed = true;
+            self.fresh_allowed = first_file;
         }
         self.config = Some(session.core.clone());
         self.report.session = Some(session);
@@ -327,10 +332,11 @@ impl<C: ReplayCore> Run<'_, C> {
         if let Some(keyframe) = self.pending.take() {
             self.settle(keyframe, first_skipped, inputs.tick);
         }
-        let from_here = self.options.from_tick.is_none() && first_skipped == 0;
+        // Without a keyframe: the first tick of a run, if the recorder lost none before it, meets a core at its beginning.
+        let from_here = self.options.from_tick.is_none() && tick.lost_before == 0;
         if self.core.is_none() && self.fresh_allowed && from_here {
             self.core = self.config.as_ref().map(C::fresh);
-            self.next = Some(0);
+            self.next = Some(first_skipped);
         }
         self.fresh_allowed = false;
         if self.core.is_none() {
@@ -351,11 +357,9 @@ impl<C: ReplayCore> Run<'_, C> {
         core.tick(inputs, &mut self.outputs);
         decided_bytes(inputs.tick, &self.outputs, &mut self.bytes);
         self.report.digest.update_bytes(&self.bytes);
-        if self.report.ticks == 0 {
-            self.started = inputs.now;
-        }
         self.report.ticks += 1;
-        self.report.log_time = inputs.now.since(self.started);
+        self.report.log_time += self.before.map_or(Nanos::ZERO, |before| inputs.now.since(before));
+        self.before = Some(inputs.now);
         let first = self.report.span.map_or(inputs.tick, |span| span.0);
         self.report.span = Some((first, inputs.tick));
         self.next = Some(inputs.tick + 1);

@@ -10,12 +10,23 @@ use std::path::Path;
 pub fn rewrite(
     from: &Path,
     to: &Path,
+    message: impl FnMut(&mut Message) -> bool,
+    metadata: impl FnMut(&str, &mut BTreeMap<String, String>),
+) {
+    rewrite_with(mcap::WriteOptions::new().compression(None), from, to, message, metadata);
+}
+
+/// The same with another layout.
+pub fn rewrite_with(
+    options: mcap::WriteOptions,
+    from: &Path,
+    to: &Path,
     mut message: impl FnMut(&mut Message) -> bool,
     mut metadata: impl FnMut(&str, &mut BTreeMap<String, String>),
 ) {
     let mut reader = LogReader::open(from).unwrap();
     let file = std::io::BufWriter::new(std::fs::File::create(to).unwrap());
-    let mut writer = mcap::WriteOptions::new().compression(None).create(file).unwrap();
+    let mut writer = options.create(file).unwrap();
     let mut channels = BTreeMap::new();
     while let Some(item) = reader.next_item() {
         match item {

@@ -113,6 +113,71 @@ fn random_damage_never_panics_and_is_said() {
 }
 
 #[test]
+fn damage_in_compressed_chunks_never_panics_either() {
+    use sage::record::{Mapping, SensorLog};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run.mcap");
+    record(&path, &Plan { ticks: 100, ..Plan::default() });
+    let hurt = dir.path().join("hurt.mcap");
+    let mut random = 99u64;
+    let mut next = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize
+    };
+    for compression in [mcap::Compression::Zstd, mcap::Compression::Lz4] {
+        let packed = dir.path().join("packed.mcap");
+        let options = mcap::WriteOptions::new().compression(Some(compression)).chunk_size(Some(20_000));
+        crate::mutate::rewrite_with(options, &path, &packed, |_| true, |_, _| {});
+        let (all, warnings) = read(&packed);
+        assert!(all > 200 && warnings.is_empty(), "{all} {warnings:?}");
+        let bytes = std::fs::read(&packed).unwrap();
+        for _ in 0..200 {
+            let mut damaged = bytes.clone();
+            let at = 8 + next() % (bytes.len() * 8 / 10);
+            for byte in damaged[at..].iter_mut().take(1 + next() % 8) {
+                *byte = next() as u8;
+            }
+            std::fs::write(&hurt, &damaged).unwrap();
+            let (messages, warnings) = read(&hurt);
+            assert!(
+                messages >= all || !warnings.is_empty(),
+                "{messages} of {all}, damage at byte {at}, and not a word"
+            );
+            if let Ok(log) = SensorLog::open(&hurt, &Mapping::default()) {
+                log.for_each(drop);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_packed_chunk_that_promises_too_much_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bomb.mcap");
+    // A message of 32 TiB, and a chunk of 4 EiB, as their lengths say.
+    for (uncompressed, record) in [(1u64 << 46, 1u64 << 45), (1 << 62, 30), (1_000, 1 << 45)] {
+        let mut records = vec![5u8];
+        records.extend_from_slice(&record.to_le_bytes());
+        records.extend_from_slice(&[0; 500]);
+        let packed = zstd::stream::encode_all(&records[..], 1).unwrap();
+        let mut chunk = [0u64.to_le_bytes(), 9u64.to_le_bytes(), uncompressed.to_le_bytes()].concat();
+        chunk.extend_from_slice(&[0; 4]);
+        chunk.extend_from_slice(&4u32.to_le_bytes());
+        chunk.extend_from_slice(b"zstd");
+        chunk.extend_from_slice(&(packed.len() as u64).to_le_bytes());
+        chunk.extend_from_slice(&packed);
+        let mut bytes = mcap::MAGIC.to_vec();
+        bytes.push(6);
+        bytes.extend_from_slice(&(chunk.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&chunk);
+        std::fs::write(&path, bytes).unwrap();
+        let (messages, warnings) = read(&path);
+        assert_eq!(messages, 0);
+        assert!(warnings.iter().any(|warning| warning.contains("chunk at byte 8")), "{warnings:?}");
+    }
+}
+
+#[test]
 fn a_hole_in_the_middle_costs_only_what_it_covers() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run.mcap");
