@@ -46,7 +46,7 @@ impl ReplayCore for FakeCore {
                 outputs.decisions.push(Decision::Use { job: *job, age: Nanos(self.sum) });
             }
         }
-        if inputs.tick % 10 == 0 {
+        if inputs.tick.is_multiple_of(10) {
             outputs.acts.push(Act::Heartbeat { at: inputs.now });
         }
         outputs.vitals.atp_ms = self.done as f32;
@@ -137,7 +137,7 @@ pub fn block(n: u64) -> AudioBlock {
         *sample = (amplitude * (i as f64 * 0.3 + n as f64).sin()) as i16;
     }
     let mut played = [0; AUDIO_BLOCK];
-    if n % 4 == 0 {
+    if n.is_multiple_of(4) {
         played[0] = 123;
     }
     AudioBlock { seq: n, captured: START + Nanos(n * 20_000_000 + 7), stamp: Stamp::Arrival, samples, played }
