@@ -39,7 +39,8 @@ pub struct CameraFeatures {
     pub stamp: Stamp,
     /// Mean luma per cell, 0..=255.
     pub luma: Grid,
-    /// Mean absolute luma difference to the frame before, per cell, in quarters of a luma step, saturating.
+    /// Mean absolute luma difference to the frame before beyond sensor noise, per cell, in quarters of a luma step,
+    /// saturating.
     pub motion: Grid,
     /// Growth of a moving region.
     pub looming: Looming,
@@ -47,7 +48,7 @@ pub struct CameraFeatures {
     pub lost: u16,
 }
 
-/// Features of one audio block.
+/// Features of one audio block. Levels and voice are those of the sound without the robot's own voice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AudioFeatures {
     /// Which microphone.
