@@ -123,6 +123,29 @@ fn what_is_missing_is_said_in_one_sentence_with_exit_code_2() {
 }
 
 #[test]
+fn an_answer_under_a_schema_is_json_that_follows_it_even_from_a_random_model() {
+    let folder = model();
+    let schema = folder.path().join("action.json");
+    let action = r#"{"type": "object", "additionalProperties": false, "required": ["action", "target"],
+                     "properties": {"action": {"enum": ["go", "search"]}, "target": {"enum": ["person", "charger"]}}}"#;
+    std::fs::write(&schema, action).unwrap();
+    let settings = r#"{"do_sample": true, "temperature": 2.0, "top_k": 0}"#;
+    std::fs::write(folder.path().join("generation_config.json"), settings).unwrap();
+    for seed in ["1", "2", "3"] {
+        let ask = ["ask", "what now?", "--json", "--seed", seed, "--schema", schema.to_str().unwrap()];
+        let answer = json(&sage(folder.path(), &ask));
+        assert_eq!(answer["finish_reason"], "stop");
+        let said: Value = serde_json::from_str(answer["text"].as_str().unwrap()).unwrap();
+        assert!(["go", "search"].contains(&said["action"].as_str().unwrap()), "{said}");
+        assert!(["person", "charger"].contains(&said["target"].as_str().unwrap()), "{said}");
+    }
+    std::fs::write(&schema, "{").unwrap();
+    let output = sage(folder.path(), &["ask", "what now?", "--schema", schema.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("action.json"));
+}
+
+#[test]
 fn the_suite_asks_three_questions_and_measures_memory() {
     let folder = model();
     let report = folder.path().join("report.json");

@@ -4,6 +4,7 @@
 use super::language_model::{Answer, ModelArgs, ModelFiles, Speaker, milliseconds, quantile_ms, resident_bytes};
 use super::{BadInput, Verdict};
 use crate::engine::CancelToken;
+use crate::model::constraint::Constraint;
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,9 @@ pub struct Args {
     /// Take the text as the prompt as it is, without the chat format.
     #[arg(long, conflicts_with_all = ["suite", "system"])]
     raw: bool,
+    /// Let the answer be JSON that validates against the JSON schema in this file.
+    #[arg(long, value_name = "FILE", conflicts_with = "suite")]
+    schema: Option<PathBuf>,
     /// Print one JSON object instead of streaming the text.
     #[arg(long)]
     json: bool,
@@ -68,19 +72,34 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
 
 fn ask_one(args: &Args, text: &str, files: ModelFiles) -> anyhow::Result<Verdict> {
     let prompt = if args.raw { files.tokenizer.encode(text)? } else { files.first_turn(text)? };
+    let mut constraint = args.schema.as_deref().map(|file| constraint(file, &files)).transpose()?;
     let mut speaker = files.start(args.model.threads(), prompt.len() + args.model.max_new_tokens)?;
-    let answer = answer(args, &mut speaker, &prompt)?;
+    let answer = answer(args, &mut speaker, &prompt, constraint.as_mut())?;
     if args.json {
         writeln!(io::stdout(), "{}", report(&speaker, &answer))?;
     }
     Ok(Verdict::Good)
 }
 
+/// Reads a schema.
+fn constraint(file: &Path, files: &ModelFiles) -> anyhow::Result<Constraint> {
+    let bad = |error: &dyn std::fmt::Display| BadInput(format!("{}: {error}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| bad(&error))?;
+    let schema: Value = serde_json::from_str(&text).map_err(|error| bad(&error))?;
+    let end = files.sampling.end_tokens.first().copied();
+    Ok(Constraint::new(&files.tokenizer, end, &schema).map_err(|error| bad(&error))?)
+}
+
 /// Answers, streaming unless the output is JSON.
-fn answer(args: &Args, speaker: &mut Speaker, prompt: &[u32]) -> anyhow::Result<Answer> {
+fn answer(
+    args: &Args,
+    speaker: &mut Speaker,
+    prompt: &[u32],
+    constraint: Option<&mut Constraint>,
+) -> anyhow::Result<Answer> {
     let mut out = io::stdout();
     let how = (args.model.max_new_tokens, args.model.seed);
-    let answer = speaker.answer(prompt, how, &CancelToken::default(), |piece| {
+    let answer = speaker.answer(prompt, how, (&CancelToken::default(), constraint), |piece| {
         if args.json {
             return Ok(());
         }
@@ -124,7 +143,7 @@ fn ask_suite(args: &Args, suite: Suite, files: ModelFiles) -> anyhow::Result<Ver
         if !args.json {
             writeln!(io::stdout(), "> {question}")?;
         }
-        let answer = answer(args, &mut speaker, prompt)?;
+        let answer = answer(args, &mut speaker, prompt, None)?;
         let mut result = json!({ "question": question });
         if let (Some(result), Value::Object(fields)) = (result.as_object_mut(), report(&speaker, &answer)) {
             result.extend(fields);

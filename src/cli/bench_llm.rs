@@ -40,6 +40,8 @@ pub struct Args {
 const CONTEXT: usize = 2048;
 /// Tokens of the measured prefill.
 const PREFILL: usize = 512;
+/// The latest instant of a step at which it is cancelled: all instants of a long step are alike.
+const LONGEST_DELAY: Duration = Duration::from_millis(60);
 /// Decode steps of one repetition.
 const DECODE: usize = 24;
 /// Tokens shared by two questions.
@@ -151,8 +153,8 @@ fn measure(folder: &Path, weights: &Arc<Qwen2Weights>, threads: usize, repeat: u
     let bandwidth = bandwidth[bandwidth.len() / 2];
     let step = quantile_ms(&decode, 0.5) / 1e3;
 
-    let stop_decode = stopping_times(&mut lane, false, 60)?;
-    let stop_prefill = stopping_times(&mut lane, true, 60)?;
+    let stop_decode = stopping_times(&mut lane, false, 50)?;
+    let stop_prefill = stopping_times(&mut lane, true, 50)?;
 
     let mut question = lane.tokens(SHARED + OWN, 900);
     let cold = lane.first_token(&question, 1)?;
@@ -257,7 +259,7 @@ fn stopping_times(lane: &mut Lane, in_prefill: bool, count: usize) -> anyhow::Re
     for i in 0..count {
         let cancel = CancelToken::default();
         // Spread over the step by the golden ratio, never at its very end.
-        let delay = step.mul_f64((i as f64 * 0.618_034).fract() * 0.8);
+        let delay = step.min(LONGEST_DELAY).mul_f64((i as f64 * 0.618_034).fract() * 0.8);
         let stopped = std::thread::scope(|scope| {
             let canceller = scope.spawn(|| {
                 std::thread::sleep(delay);

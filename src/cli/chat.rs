@@ -163,7 +163,7 @@ impl Talk {
         self.floor.answering.store(true, SeqCst);
         let how = (args.max_new_tokens, args.seed.wrapping_add(self.asked));
         self.asked += 1;
-        let answer = self.speaker.answer(prompt, how, &self.floor.cancel, |piece| {
+        let answer = self.speaker.answer(prompt, how, (&self.floor.cancel, None), |piece| {
             out.write_all(piece.as_bytes())?;
             out.flush()
         });

@@ -6,6 +6,7 @@ use crate::block::reason::prompt::{SYSTEM, Scene, prompt};
 use crate::engine::CancelToken;
 use crate::engine::cpu::qwen2::{Decoder, DecoderOptions, Finish, Generation, Step};
 use crate::model::chat::{Message, Role, own_system, render_for};
+use crate::model::constraint::Constraint;
 use crate::model::qwen2::Qwen2Weights;
 use crate::model::sampling::{Sampler, Sampling};
 use crate::model::tokenizer::{TextStream, Tokenizer};
@@ -148,7 +149,8 @@ pub struct Answer {
 }
 
 impl Speaker {
-    /// Answers `prompt`; each piece of text is passed on as it comes. `cancel` interrupts.
+    /// Answers `prompt`; each piece of text is passed on as it comes. `cancel` interrupts; with a constraint only what it
+    /// allows is said.
     ///
     /// # Errors
     /// The prompt does not fit, or a piece could not be passed on.
@@ -156,7 +158,7 @@ impl Speaker {
         &mut self,
         prompt: &[u32],
         (most_new, seed): (usize, u64),
-        cancel: &CancelToken,
+        (cancel, mut constraint): (&CancelToken, Option<&mut Constraint>),
         mut each: impl FnMut(&str) -> io::Result<()>,
     ) -> anyhow::Result<Answer> {
         let began = Instant::now();
@@ -165,10 +167,18 @@ impl Speaker {
         let (mut prefill, mut decode, mut passed) = (None, Vec::new(), 0);
         let finish = loop {
             let step = Instant::now();
-            let Ok(done) = self.generation.step(&mut self.decoder, cancel) else { break None };
+            let allowed = constraint.as_deref().map(Constraint::allowed);
+            let stepped = self.generation.step_allowing(&mut self.decoder, cancel, allowed);
+            let Ok(done) = stepped else { break None };
+            let mut complete = false;
             match done {
                 Step::Read { .. } => continue,
-                Step::Token(token) => stream.push(self.files.tokenizer.bytes_of(token), &mut text),
+                Step::Token(token) => {
+                    stream.push(self.files.tokenizer.bytes_of(token), &mut text);
+                    if let Some(constraint) = &mut constraint {
+                        complete = constraint.accept(token)?;
+                    }
+                }
                 Step::Finished(_) => stream.finish(&mut text),
             }
             match prefill {
@@ -179,8 +189,10 @@ impl Speaker {
             }
             each(&text[passed..])?;
             passed = text.len();
-            if let Step::Finished(finish) = done {
-                break Some(finish);
+            match done {
+                Step::Finished(finish) => break Some(finish),
+                _ if complete => break Some(Finish::Stop),
+                _ => {}
             }
         };
         Ok(Answer {

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// A published shape.
@@ -94,6 +94,9 @@ fn tensors(config: &Value) -> Vec<(String, Vec<usize>)> {
     list
 }
 
+/// Bytes written at a time.
+const BLOCK: usize = 1 << 18;
+
 /// Writes bf16 tensors: norms are 1, all else is uniform with a standard deviation of 1 / sqrt(inputs).
 fn write_weights(path: &Path, tensors: &[(String, Vec<usize>)]) -> io::Result<()> {
     let mut header = Map::new();
@@ -105,9 +108,10 @@ fn write_weights(path: &Path, tensors: &[(String, Vec<usize>)]) -> io::Result<()
     }
     let mut header = Value::Object(header).to_string();
     header.push_str(&" ".repeat(header.len().next_multiple_of(64) + 56 - header.len()));
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    let mut file = File::create(path)?;
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(header.as_bytes())?;
+    let mut block = Vec::with_capacity(BLOCK + 16);
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     for (name, shape) in tensors {
         let inputs = shape.last().copied().unwrap_or(1) as f32;
@@ -123,10 +127,15 @@ fn write_weights(path: &Path, tensors: &[(String, Vec<usize>)]) -> io::Result<()
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            for byte in &state.to_le_bytes()[..8.min(count - first)] {
-                file.write_all(&table[usize::from(*byte)])?;
+            let chosen = &state.to_le_bytes()[..8.min(count - first)];
+            block.extend(chosen.iter().flat_map(|byte| table[usize::from(*byte)]));
+            if block.len() >= BLOCK {
+                file.write_all(&block)?;
+                block.clear();
             }
         }
+        file.write_all(&block)?;
+        block.clear();
     }
-    file.flush()
+    Ok(())
 }

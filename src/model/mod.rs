@@ -3,6 +3,7 @@
 
 pub mod chat;
 pub mod checkpoint;
+pub mod constraint;
 pub mod quantize;
 pub mod qwen2;
 pub mod sampling;

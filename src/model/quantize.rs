@@ -34,7 +34,7 @@ pub fn quantize_row(row: &[f32], element: Element, out: &mut Vec<u8>) {
 
 /// Whether a tensor becomes whole numbers: matrices whose rows are whole groups. Norms and biases stay as they are.
 fn shrinks(tensor: &Tensor) -> bool {
-    tensor.shape.len() == 2 && tensor.shape[1] % GROUP == 0
+    tensor.shape.len() == 2 && tensor.shape[1].is_multiple_of(GROUP)
 }
 
 /// Files that go along unchanged.

@@ -42,7 +42,7 @@ impl Case {
             "vocab_size": self.size("vocabulary"), "tie_word_embeddings": self.json["tied"], "rms_norm_eps": 1e-6,
             "max_position_embeddings": 2048, "use_sliding_window": false, "hidden_act": "silu",
         });
-        if self.index % 2 == 0 {
+        if self.index.is_multiple_of(2) {
             config["rope_theta"] = self.json["theta"].clone();
         } else {
             config["rope_parameters"] = json!({"rope_theta": self.json["theta"], "rope_type": "default"});
