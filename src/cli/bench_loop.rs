@@ -16,7 +16,7 @@ use crate::sense::features::CameraFeatureExtractor;
 use crate::time::{Clock, Monotonic, Ticker};
 use crate::types::{Inputs, Nanos, Outputs, SourceId};
 use anyhow::Context;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Instant;
 
 /// Parts of the bench.
@@ -70,12 +70,12 @@ pub fn run(args: &LoopArgs) -> anyhow::Result<Verdict> {
     Ok(Verdict::Good)
 }
 
-fn open(scene: &PathBuf) -> anyhow::Result<SensorLog> {
+fn open(scene: &Path) -> anyhow::Result<SensorLog> {
     Ok(SensorLog::open(scene, &Mapping::default()).map_err(|error| BadInput(error.to_string()))?)
 }
 
 fn simulated(
-    scene: &PathBuf,
+    scene: &Path,
     config: Config,
     seconds: f64,
     observer: &mut dyn FnMut(&Inputs, &Outputs),
@@ -107,7 +107,7 @@ fn tick(config: &CoreConfig, ticks: &[Inputs]) {
 }
 
 /// Cost of a frame's features, decoding apart.
-fn features(scene: &PathBuf) -> anyhow::Result<()> {
+fn features(scene: &Path) -> anyhow::Result<()> {
     let mut extractor = CameraFeatureExtractor::new(SourceId(0), 640, 480, 86.5);
     let mut all = Histogram::default();
     for payload in open(scene)?.take(2_000) {
@@ -160,7 +160,7 @@ fn growth(config: &CoreConfig, ticks: &[Inputs], count: u64) {
 }
 
 /// Offered synthetic load of twice the lane's capacity, simulated.
-fn overload(scene: &PathBuf, seconds: f64) -> anyhow::Result<()> {
+fn overload(scene: &Path, seconds: f64) -> anyhow::Result<()> {
     let mut config = config_of(&open(scene)?, &Config::default());
     config.schedule.load_ms_per_s = 2_000.0;
     let mut tally = Tally::new(config.core());

@@ -45,6 +45,7 @@ pub type Prompt = Text<384>;
 
 /// What a job works on. Frames and sound stay in the sensor store; the job names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant)] // one fixed-size record, copied through a ring
 pub enum JobInput {
     /// Nothing.
     None,
@@ -130,6 +131,7 @@ pub enum Outcome {
 
 /// What a completed job found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant)] // one fixed-size record, copied through a ring
 pub enum Output {
     /// No result beyond the pieces already sent.
     None,

@@ -209,7 +209,7 @@ impl Engine for Plain {
             JobInput::Frame { seq } => Output::Seen { seq, captured: job.created, detections: Default::default() },
             _ => Output::None,
         };
-        let asks = self.asks_every > 0 && self.jobs % self.asks_every == 0;
+        let asks = self.asks_every > 0 && self.jobs.is_multiple_of(self.asks_every);
         let words = ["what", "do", "you", "see"].map(heard).into_iter().collect();
         Ok(Box::new(PlainSession { output, utterance: asks.then_some(Product::Utterance { words, from, to }) }))
     }

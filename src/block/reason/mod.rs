@@ -57,7 +57,7 @@ impl Reasoner {
         let sampling = Sampling { greedy: true, ..Sampling::load(folder).map_err(|error| refuse(&error))? };
         let hash = hash_of(&folder.join("model.safetensors")).map_err(|error| refuse(&error))?;
         let context = CONTEXT.min(weights.config.max_positions);
-        let options = DecoderOptions { context, chunk: PREFILL_CHUNK, threads, kernels, ..DecoderOptions::default() };
+        let options = DecoderOptions { context, chunk: PREFILL_CHUNK, threads, kernels };
         let decoder = Decoder::new(Arc::clone(&weights), options).map_err(|error| refuse(&error))?;
         let sampler = Sampler::new(sampling, tokenizer.vocabulary(), 0);
         let idle = vec![Generation::new(&decoder, sampler.clone())];

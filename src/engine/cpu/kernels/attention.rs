@@ -73,9 +73,9 @@ unsafe fn attend_tile<V: Vector, const Q: usize>(call: &Attend) {
         block_scores::<V, Q>(call, block);
     }
     let mut inverse = [0.0f32; MAX_QUERIES];
-    for q in 0..Q {
+    for (q, inverse) in inverse.iter_mut().enumerate().take(Q) {
         let scores = call.scores.add(q * call.scores_stride);
-        inverse[q] = 1.0 / exponentials::<V>(scores, call.lengths[q], longest);
+        *inverse = 1.0 / exponentials::<V>(scores, call.lengths[q], longest);
     }
     let mut d = 0;
     while d < call.head_dim {
