@@ -34,7 +34,8 @@ fn the_shipped_scene_tells_its_story_through_engines_that_ran() {
     let actions = texts(&report["actions"]);
     let first = actions.iter().find(|(_, text)| !text.starts_with("halt")).expect("an action");
     assert!(first.0 < 20.0, "an action occurs within the first 20 s: {actions:?}");
-    let halts: Vec<f64> = actions.iter().filter(|(_, text)| text == "halt").map(|(t, _)| *t).collect();
+    let halts: Vec<f64> =
+        actions.iter().filter(|(_, text)| text.starts_with("halt latched")).map(|(t, _)| *t).collect();
     assert!(halts.iter().any(|t| (27.0..29.5).contains(t)), "\"stop\" is said at 27 s: {actions:?}");
     assert!(halts.iter().any(|t| (38.0..43.0).contains(t)), "a barrel comes at 38 to 41 s: {actions:?}");
     for state in ["wake", "focus", "rest", "dream", "crisis"] {

@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME|SEED|FILE", default_value = "demo")]
     scene: String,
     /// End after this many seconds.
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seconds: Option<f64>,
     /// Ticks per second.
     #[arg(long, value_name = "HZ", default_value_t = 100)]

@@ -52,7 +52,5 @@ fn list() -> anyhow::Result<Vec<Entry>> {
 
 #[cfg(not(feature = "live"))]
 fn list() -> anyhow::Result<Vec<Entry>> {
-    anyhow::bail!(
-        "this build has no devices: install libasound2-dev, pkg-config and libclang-dev and build with --features live"
-    )
+    Err(super::BadInput(crate::robot::sources::NO_LIVE.to_owned()).into())
 }

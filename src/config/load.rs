@@ -10,7 +10,7 @@ pub const DEFAULT_TOML: &str = include_str!("default.toml");
 
 /// Why a configuration cannot be used: file, line and a sentence.
 #[derive(Debug, thiserror::Error)]
-#[error("{}:{line}: {message}", file.display())]
+#[error("{}{}: {message}", file.display(), if *line > 0 { format!(":{line}") } else { String::new() })]
 pub struct ConfigError {
     /// The file.
     pub file: PathBuf,

@@ -186,11 +186,16 @@ impl Tally {
         match decision {
             Decision::Shed { class, .. } => self.classes.entry(*class).or_default().shed += 1,
             Decision::Discard { why: Why::Late, .. } => self.late_results += 1,
-            Decision::Halt { on: true, why, cause } => match why {
-                Why::SaidStop => self.stop.add(out_at.since(*cause)),
-                _ => self.hazard.add(out_at.since(*cause)),
-            },
-            Decision::Halt { .. } | Decision::Cut { .. } => {}
+            Decision::Halt { on, why, cause } => {
+                let age = out_at.since(*cause);
+                match (on, why) {
+                    (true, Why::SaidStop) => self.stop.add(age),
+                    (true, _) => self.hazard.add(age),
+                    (false, _) => {}
+                }
+                let text = format!("halt {}: {why:?}", if *on { "latched" } else { "released" });
+                self.actions.push(Entry { t_s, age_ms: age.as_ms(), text });
+            }
             Decision::Refuse { name, why } => {
                 self.actions.push(Entry { t_s, age_ms: 0, text: format!("{name} refused: {why:?}") });
             }
@@ -223,14 +228,8 @@ impl Tally {
                 let text = [action.name.as_str(), action.target.as_str(), action.direction.as_str()].join(" ");
                 self.actions.push(Entry { t_s, age_ms: age.as_ms(), text: text.trim_end().replace("  ", " ") });
             }
-            Act::Halt { on, cause, .. } => {
-                let text = if *on { "halt" } else { "halt released" }.to_owned();
-                let repeated = self.actions.last().is_some_and(|entry| entry.text == text);
-                if !repeated {
-                    self.actions.push(Entry { t_s, age_ms: out_at.since(*cause).as_ms(), text });
-                }
-            }
-            Act::Heartbeat { .. } => {}
+            // Halts are listed where they are decided; here they are repeated.
+            Act::Halt { .. } | Act::Heartbeat { .. } => {}
         }
     }
 

@@ -160,7 +160,7 @@ impl Day {
     fn hear(&mut self, job: JobId, upto_seq: u64, inputs: &mut Inputs) {
         let (source, now) = (SourceId(1), inputs.now);
         let text = match upto_seq % 500 {
-            60 | 61 if upto_seq / 500 % 3 == 0 => "stop",
+            60 | 61 if (upto_seq / 500).is_multiple_of(3) => "stop",
             30 | 31 => "story",
             _ => return,
         };
@@ -184,14 +184,14 @@ impl Day {
                 _ => {}
             }
         }
-        if inputs.tick % 30 == 0 && self.voice.queued_words > 0 {
+        if inputs.tick.is_multiple_of(30) && self.voice.queued_words > 0 {
             self.voice.queued_words -= 1;
             self.voice.played_words += 1;
         }
         let queued = Nanos::from_ms(u64::from(self.voice.queued_words) * 300);
         let (playing, silent_since) = (queued > Nanos::ZERO, inputs.now);
         let report = VoiceReport { queued, playing, silent_since, ..self.voice };
-        if inputs.tick % 10 == 0 || playing != self.voice.playing {
+        if inputs.tick.is_multiple_of(10) || playing != self.voice.playing {
             inputs.voice = Some(report);
         }
         self.voice = report;
