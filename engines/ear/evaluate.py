@@ -1,7 +1,7 @@
 """Figures of a net.
 
 python evaluate.py ear.safetensors SETS_DIR sweep        choose the stop rule (validation sets only)
-python evaluate.py ear.safetensors SETS_DIR FRAMES ENOUGH all figures with that rule
+python evaluate.py ear.safetensors SETS_DIR STOP AMID    all figures with that rule
 """
 import json
 import os
@@ -42,13 +42,26 @@ def posteriors(net, signal):
     return net(features(signal))[0].softmax(-1).numpy()
 
 
-def words_of(p):
-    """Greedy CTC: list of (word, first frame)."""
-    out, before = [], 0
-    for j, s in enumerate(p.argmax(-1).tolist()):
-        if s != before and s != 0:
-            out.append((text.SYMBOLS[s], j))
-        before = s
+def words_of(p, stop_enough=.3, amid_enough=.8, enough=.4, frames=3, release=.1, after_frames=40):
+    """List of (word, frame at which it is known), as src/engine/cpu/ear/decode.rs: a word is heard when its probability,
+    summed over the last frames, is the largest of all words and large enough; "stop" has bars of its own, the higher
+    one for 1.6 s after an unknown word."""
+    sums = np.cumsum(np.vstack([np.zeros((frames, p.shape[1])), p]), 0)
+    sums = sums[frames:] - sums[:-frames]
+    out, held, stop, unknown, last = [], set(), text.SYMBOLS.index("stop"), len(text.SYMBOLS) - 1, -after_frames - 1
+    for j, now in enumerate(sums):
+        held = {s for s in held if now[s] >= release}
+        if now[stop] >= (amid_enough if j - last <= after_frames else stop_enough) and stop not in held:
+            held.add(stop)
+            out.append(("stop", j))
+        others = now.copy()
+        others[[0, stop]] = 0
+        best = int(others.argmax())
+        if now[best] >= enough and best not in held and not (stop in held and now[stop] > now[best]):
+            held.add(best)
+            out.append((text.SYMBOLS[best], j))
+            if best == unknown:
+                last = j
     return out
 
 
@@ -95,19 +108,9 @@ def mixed(folder, name):
             yield np.asarray(pcm[m["off"]:m["off"] + m["len"]], np.float32) / 32768, m
 
 
-def stops(p, net, frames, enough, release=.1):
-    """Milliseconds at which the stop rule fires, as src/engine/cpu/ear/decode.rs: the probability of "stop" summed over
-    the last frames reaches enough; not again before it has fallen below release."""
-    out, held = [], False
-    now = p[:, text.SYMBOLS.index("stop")]
-    for j in range(len(now)):
-        total = now[max(0, j + 1 - frames):j + 1].sum()
-        if held:
-            held = total >= release
-        elif total >= enough:
-            held = True
-            out.append(net.first_ms + net.FRAME_MS * j)
-    return out
+def stops(p, net, *rule):
+    """Milliseconds at which "stop" is known."""
+    return [net.first_ms + net.FRAME_MS * j for w, j in words_of(p, *rule) if w == "stop"]
 
 
 def caught(times, ends):
@@ -125,29 +128,28 @@ def stop_ends(m):
 
 
 def sweep(net, folder, stop_sets=("val_stop_15", "val_stop_5"), hostile="val_hostile_15"):
-    """The stop rule's two thresholds against catches and false alarms, on validation voices and words only."""
+    """The stop rule's two bars against catches and false alarms, on validation voices and words only."""
     spoken = [[(posteriors(net, x), stop_ends(m)) for x, m in mixed(folder, n)] for n in stop_sets]
     other = [(posteriors(net, x), speech_minutes(x, m), "stop" in m["text"]) for x, m in mixed(folder, hostile)]
     minutes = sum(o[1] for o in other)
-    for frames in (2, 3, 4):
-        for enough in (.15, .2, .25, .3, .35, .4, .5):
+    for bar in (.2, .25, .3, .35, .4, .45, .5):
+        for amid in (.6, .8, 1.0):
             shares = []
             for group in spoken:
                 total = sum(len(e) for _, e in group)
-                shares.append(sum(caught(stops(p, net, frames, enough), e) for p, e in group) / total)
-            false = sum(len(stops(p, net, frames, enough)) for p, _, _ in other)
-            clear = sum(len(stops(p, net, frames, enough)) for p, _, inside in other if not inside)
-            print(f"{frames} frames, {enough}: " + " ".join(f"{n} {100 * s:.1f} %" for n, s in zip(stop_sets, shares))
-                  + f", false {false / minutes:.2f}/min, without words that contain stop {clear / minutes:.2f}/min", flush=True)
+                shares.append(sum(caught(stops(p, net, bar, amid), e) for p, e in group) / total)
+            false = [sum(len(stops(p, net, bar, amid)) for p, _, inside in other if inside == which) for which in (False, True)]
+            print(f"{bar} {amid}: " + " ".join(f"{n} {100 * s:.1f} %" for n, s in zip(stop_sets, shares))
+                  + f", false {false[0] / minutes:.2f}/min, inside other words {false[1] / minutes:.2f}/min", flush=True)
 
 
-def figures(net, folder, frames, enough):
+def figures(net, folder, *rule):
     """Prints every figure of README.md."""
     for name in ("held_15", "held_5", "held_clean", "voices_15", "seen_15", "single_15", "festival_15", "festival_clean"):
         wrong = total = 0
         lags = []
         for x, m in mixed(folder, name):
-            found = words_of(posteriors(net, x))
+            found = words_of(posteriors(net, x), *rule)
             for i, j in align(m["words"], [w for w, _ in found]):
                 same = i is not None and j is not None and m["words"][i] == found[j][0]
                 wrong += not same
@@ -159,13 +161,13 @@ def figures(net, folder, frames, enough):
         hit = total = 0
         for x, m in mixed(folder, name):
             ends = stop_ends(m)
-            hit += caught(stops(posteriors(net, x), net, frames, enough), ends)
+            hit += caught(stops(posteriors(net, x), net, *rule), ends)
             total += len(ends)
         print(f"{name}: caught within 250 ms {100 * hit / total:.2f} % of {total}", flush=True)
     for name in ("hostile_15", "hostile_clean", "dense_15", "festival_hostile_15", "noise"):
         count = inside = minutes = 0
         for x, m in mixed(folder, name):
-            n = len(stops(posteriors(net, x), net, frames, enough))
+            n = len(stops(posteriors(net, x), net, *rule))
             count += n
             inside += n if "stop" in m["text"] else 0
             minutes += speech_minutes(x, m)
@@ -179,4 +181,4 @@ if __name__ == "__main__":
     if sys.argv[3] == "sweep":
         sweep(ear, sys.argv[2])
     else:
-        figures(ear, sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
+        figures(ear, sys.argv[2], *map(float, sys.argv[3:]))

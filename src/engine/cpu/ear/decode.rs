@@ -1,5 +1,6 @@
 //! From logits to words. One vector of logits every 40 ms and the sound's level flow in; words, as soon as they are
-//! known, and whole utterances flow out. Greedy: the net was trained to emit each word once, shortly after its end.
+//! known, and whole utterances flow out. The net was trained to emit each word once, shortly after its end, but may be
+//! unsure in which frame; so a word is heard when its probability, summed over a few frames, is large enough.
 
 use super::frontend::{BANDS, HOP};
 use crate::types::MAX_WORDS;
@@ -7,20 +8,32 @@ use arrayvec::ArrayVec;
 
 /// Samples in a millisecond.
 const MS: u64 = 16;
-/// Mean time from the end of a word to the instant its frame can be computed (measured, `engines/ear/README.md`).
-const END_LAG: u64 = 90 * MS;
 /// An utterance is over when no voice was heard for this long ...
 const QUIET: u64 = 320 * MS;
 /// ... or, in noise that hides the pause, when no word came for this long.
 const WORDLESS: u64 = 1_000 * MS;
 /// No utterance starts longer than this before the end of its first word.
 const LONGEST_WORD: u64 = 1_500 * MS;
-/// "stop" is heard when its probability, summed over the last `STOP_FRAMES` frames, reaches `STOP_ENOUGH`: a word has
-/// one emission, but the net may be unsure in which frame it falls. Chosen on validation voices (`engines/ear/README.md`).
-const STOP_FRAMES: usize = 3;
-const STOP_ENOUGH: f32 = 0.35;
-/// After "stop" the sum must fall below this before it can be heard again.
-const STOP_RELEASE: f32 = 0.1;
+/// Frames over which the probability of a symbol is summed.
+const FRAMES: usize = 3;
+/// How long after an unknown word "stop" needs more evidence.
+const AFTER_UNKNOWN: u64 = 1_600 * MS;
+/// A word that was heard can be heard again when its sum has fallen below this.
+const RELEASE: f32 = 0.1;
+
+/// When a word counts as heard. Chosen on validation voices after training, so it comes with the weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rule {
+    /// A word is heard when its sum is the largest of all words and reaches this.
+    pub word_enough: f32,
+    /// "stop" is heard when its sum reaches this, whatever the others say ...
+    pub stop_enough: f32,
+    /// ... or this, if an unknown word was heard in the last `AFTER_UNKNOWN` samples: then somebody is talking about
+    /// something else, and what sounds like "stop" is likely part of it.
+    pub stop_amid_enough: f32,
+    /// Median time from the end of a word to the instant it is known, in milliseconds.
+    pub end_lag_ms: u16,
+}
 
 /// One recognised word.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -107,49 +120,52 @@ impl Voice {
 /// What the decoder remembers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoder {
-    stop: Option<u16>,
-    unknown: u16,
-    before: u16,
-    /// Probability of "stop" in the last frames, newest last.
-    stop_recent: [f32; STOP_FRAMES],
-    stop_held: bool,
-    stop_in_run: bool,
+    rule: Rule,
+    stop: Option<usize>,
+    /// Probabilities of the last `FRAMES` frames, oldest first.
+    recent: [Vec<f32>; FRAMES],
+    /// Their sum, one a symbol.
+    sums: Vec<f32>,
+    /// Words that were heard and not yet released.
+    held: Vec<bool>,
     voice: Voice,
     words: ArrayVec<EarWord, MAX_WORDS>,
     start: u64,
     last_word: u64,
-    probabilities: Vec<f32>,
+    /// When the last unknown word was heard.
+    last_unknown: Option<u64>,
 }
 
 impl Decoder {
-    /// A decoder for these symbols; the last one is "unknown word".
-    pub fn new(symbols: &[String]) -> Decoder {
+    /// A decoder for these symbols; the first one is the blank, the last one the unknown word.
+    pub fn new(symbols: &[String], rule: Rule) -> Decoder {
+        let zeros = || vec![0.0; symbols.len()];
         Decoder {
-            stop: symbols.iter().position(|s| s == "stop").map(|i| i as u16),
-            unknown: (symbols.len() - 1) as u16,
-            before: 0,
-            stop_recent: [0.0; STOP_FRAMES],
-            stop_held: false,
-            stop_in_run: false,
+            rule,
+            stop: symbols.iter().position(|s| s == "stop"),
+            recent: std::array::from_fn(|_| zeros()),
+            sums: zeros(),
+            held: vec![false; symbols.len()],
             voice: Voice { floor: None, onset: 0, last: 0 },
             words: ArrayVec::new(),
             start: 0,
             last_word: 0,
-            probabilities: vec![0.0; symbols.len()],
+            last_unknown: None,
         }
     }
 
     /// Forgets everything.
     pub fn reset(&mut self) {
-        self.before = 0;
-        self.stop_recent = [0.0; STOP_FRAMES];
-        self.probabilities.fill(0.0);
-        self.stop_held = false;
-        self.stop_in_run = false;
+        for frame in &mut self.recent {
+            frame.fill(0.0);
+        }
+        self.sums.fill(0.0);
+        self.held.fill(false);
         self.voice = Voice { floor: None, onset: 0, last: 0 };
         self.words.clear();
         self.start = 0;
         self.last_word = 0;
+        self.last_unknown = None;
     }
 
     /// Takes the row that ends with `sample`, for voice activity.
@@ -159,75 +175,66 @@ impl Decoder {
 
     /// Takes the logits that became known with `sample`.
     pub fn frame(&mut self, logits: &[f32], symbols: &[String], sample: u64, each: &mut impl FnMut(EarEvent<'_>)) {
-        let best = self.softmax(logits);
-        self.listen_for_stop(symbols, sample, each);
-        if best != self.before {
-            // a run of "stop" that its rule did not accept was some other word
-            if self.before != 0 && Some(self.before) == self.stop && !self.stop_in_run {
-                self.word(self.unknown, self.stop_recent[STOP_FRAMES - 2], symbols, sample, each);
-            }
-            self.stop_in_run = self.stop_held;
-            if best != 0 && Some(best) != self.stop {
-                self.word(best, self.probabilities[usize::from(best)], symbols, sample, each);
-            }
-        } else if best != 0 {
-            self.last_word = sample;
-            if let Some(word) = self.words.last_mut().filter(|w| w.symbol == best) {
-                word.confidence = word.confidence.max(self.probabilities[usize::from(best)]);
+        self.sum_up(logits);
+        let amid = self.last_unknown.is_some_and(|at| sample - at <= AFTER_UNKNOWN);
+        let enough = if amid { self.rule.stop_amid_enough } else { self.rule.stop_enough };
+        if let Some(stop) = self.stop.filter(|&stop| !self.held[stop] && self.sums[stop] >= enough) {
+            self.word(stop, symbols, sample, each);
+        }
+        let mut best = 0;
+        for symbol in (1..symbols.len()).filter(|&s| Some(s) != self.stop) {
+            if best == 0 || self.sums[symbol] > self.sums[best] {
+                best = symbol;
             }
         }
-        self.before = best;
+        let covered = self.stop.is_some_and(|stop| self.held[stop] && self.sums[stop] > self.sums[best]);
+        if !self.held[best] && self.sums[best] >= self.rule.word_enough && !covered {
+            if best + 1 == symbols.len() {
+                self.last_unknown = Some(sample);
+            }
+            self.word(best, symbols, sample, each);
+        }
+        if self.recent[FRAMES - 1][0] < 0.5 {
+            self.last_word = sample;
+        }
+        if let Some(last) = self.words.last_mut() {
+            let symbol = usize::from(last.symbol);
+            if self.held[symbol] {
+                last.confidence = last.confidence.max(self.sums[symbol].min(1.0));
+            }
+        }
         self.end_utterance(symbols, sample, each);
     }
 
-    /// Fills `probabilities`; returns the most probable symbol.
-    fn softmax(&mut self, logits: &[f32]) -> u16 {
-        let mut best = 0;
-        for (i, logit) in logits.iter().enumerate() {
-            if *logit > logits[best] {
-                best = i;
-            }
+    /// Turns logits into probabilities, sums the last frames and releases words that have passed.
+    fn sum_up(&mut self, logits: &[f32]) {
+        let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        self.recent.rotate_left(1);
+        let newest = &mut self.recent[FRAMES - 1];
+        for (p, logit) in newest.iter_mut().zip(logits) {
+            *p = libm::expf(logit - most);
         }
-        let mut total = 0.0;
-        for (p, logit) in self.probabilities.iter_mut().zip(logits) {
-            *p = libm::expf(logit - logits[best]);
-            total += *p;
-        }
-        for p in &mut self.probabilities {
+        let total: f32 = newest.iter().sum();
+        for p in newest.iter_mut() {
             *p /= total;
         }
-        best as u16
-    }
-
-    fn listen_for_stop(&mut self, symbols: &[String], sample: u64, each: &mut impl FnMut(EarEvent<'_>)) {
-        let Some(stop) = self.stop else { return };
-        self.stop_recent.rotate_left(1);
-        self.stop_recent[STOP_FRAMES - 1] = self.probabilities[usize::from(stop)];
-        let total: f32 = self.stop_recent.iter().sum();
-        if self.stop_held {
-            self.stop_held = total >= STOP_RELEASE;
-        } else if total >= STOP_ENOUGH {
-            self.stop_held = true;
-            self.stop_in_run = true;
-            self.word(stop, total.min(1.0), symbols, sample, each);
+        for (symbol, (sum, held)) in self.sums.iter_mut().zip(&mut self.held).enumerate() {
+            *sum = self.recent.iter().map(|frame| frame[symbol]).sum();
+            *held &= *sum >= RELEASE;
         }
     }
 
-    fn word(
-        &mut self,
-        symbol: u16,
-        confidence: f32,
-        symbols: &[String],
-        sample: u64,
-        each: &mut impl FnMut(EarEvent<'_>),
-    ) {
-        let word = EarWord { symbol, end_sample: sample.saturating_sub(END_LAG), known_sample: sample, confidence };
+    fn word(&mut self, symbol: usize, symbols: &[String], sample: u64, each: &mut impl FnMut(EarEvent<'_>)) {
+        self.held[symbol] = true;
+        let confidence = self.sums[symbol].min(1.0);
+        let end_sample = sample.saturating_sub(u64::from(self.rule.end_lag_ms) * MS);
+        let word = EarWord { symbol: symbol as u16, end_sample, known_sample: sample, confidence };
         if self.words.is_empty() {
             self.start = self.voice.onset.max(word.end_sample.saturating_sub(LONGEST_WORD)).min(word.end_sample);
         }
         let _ = self.words.try_push(word); // beyond MAX_WORDS words are dropped, as documented
         self.last_word = sample;
-        each(EarEvent::Word { word, text: &symbols[usize::from(symbol)] });
+        each(EarEvent::Word { word, text: &symbols[symbol] });
     }
 
     fn end_utterance(&mut self, symbols: &[String], sample: u64, each: &mut impl FnMut(EarEvent<'_>)) {

@@ -63,7 +63,7 @@ impl Ear {
     pub fn from_bytes(bytes: &[u8], kernels: Kernels) -> Result<Ear, EarError> {
         let kernels = if kernels.available() { kernels } else { Kernels::Scalar };
         let weights = Arc::new(Weights::parse(bytes, kernels)?);
-        let (net, decoder) = (Net::new(weights.clone()), Decoder::new(&weights.symbols));
+        let (net, decoder) = (Net::new(weights.clone()), Decoder::new(&weights.symbols, weights.rule));
         Ok(Ear { weights, kernels, front: FrontEnd::default(), net, decoder, heard: 0 })
     }
 

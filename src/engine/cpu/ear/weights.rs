@@ -1,6 +1,7 @@
 //! The ear's weight file. Bytes of `engines/ear/ear.safetensors` flow in, checked shapes and the list of symbols flow
-//! out. Tensors are 16-bit floats named as in `engines/ear/model.py`; the metadata entry `symbols` lists the words.
+//! out. Tensors are 16-bit floats named as in `engines/ear/model.py`; the metadata lists the symbols and the decoder's rule.
 
+use super::decode::Rule;
 use super::frontend::BANDS;
 use super::kernel::{Kernels, Matrix};
 use half::f16;
@@ -62,6 +63,7 @@ pub struct Block {
 #[derive(Debug, Clone)]
 pub struct Weights {
     pub symbols: Vec<String>,
+    pub rule: Rule,
     pub first: Matrix,
     pub second: Matrix,
     pub blocks: Vec<Block>,
@@ -151,6 +153,16 @@ impl Weights {
             .ok_or_else(|| {
                 EarError::Symbols("the metadata entry `looks` must list the right context of each block".into())
             })?;
+        let number = |key: &str| {
+            let value = entry(key).and_then(|v| v.parse::<f32>().ok()).filter(|v| v.is_finite() && *v > 0.0);
+            value.ok_or_else(|| EarError::Symbols(format!("the metadata entry `{key}` must be a positive number")))
+        };
+        let rule = Rule {
+            word_enough: number("word_enough")?,
+            stop_enough: number("stop_enough")?,
+            stop_amid_enough: number("stop_amid_enough")?,
+            end_lag_ms: number("end_lag_ms")?.min(1_000.0) as u16,
+        };
         if symbols.len() < 3 || symbols.first().map(String::as_str) != Some("<blank>") {
             return Err(EarError::Symbols("the symbols must begin with <blank>".into()));
         }
@@ -185,7 +197,7 @@ impl Weights {
         let blocks = looks.iter().enumerate().map(block).collect::<Result<_, EarError>>()?;
         let norm = file.norm("ln", channels)?;
         let head = file.linear("head", symbols.len(), channels)?;
-        Ok(Weights { symbols, first, second, blocks, norm, head, channels })
+        Ok(Weights { symbols, rule, first, second, blocks, norm, head, channels })
     }
 
     /// Bytes the weights occupy in memory.
