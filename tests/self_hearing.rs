@@ -14,8 +14,10 @@ use std::process::Command;
 const SECONDS: usize = 600;
 /// A "stop" comes this often.
 const STOP_EVERY: usize = 6 * AUDIO_RATE_HZ as usize;
-/// As `attend::own_voice`: a word that the loudspeaker explains to this share is the robot's own ("stop" is exempt).
-const MOSTLY_ECHO_PERMILLE: u16 = 850;
+/// As `attend::own_voice`: a word that the loudspeaker explains to this share is the robot's own.
+const MOSTLY_ECHO_PERMILLE: u32 = 850;
+/// Blocks of a word.
+const WORD_BLOCKS: usize = 20;
 
 /// Samples of `text` in the robot's voice, 16 kHz; `None` without espeak-ng.
 fn speak(text: &str) -> Option<Vec<f32>> {
@@ -79,11 +81,17 @@ fn listen(played: &[f32], others: &[f32]) -> (Vec<u64>, Vec<(u64, String)>) {
         echo[seq] = extractor.extract(&block).echo_permille;
         ear.push_i16(&extractor.cleaned().samples, &mut |event| {
             if let EarEvent::Word { word, text } = event {
-                let share = echo[(word.end_sample as usize / AUDIO_BLOCK).min(seq)];
+                // Mean share of the word's last 400 ms, as the core takes it.
+                let last = (word.end_sample as usize / AUDIO_BLOCK).min(seq);
+                let blocks = &echo[last.saturating_sub(WORD_BLOCKS)..=last];
+                let share = blocks.iter().map(|share| u32::from(*share)).sum::<u32>() / blocks.len() as u32;
+                if std::env::var_os("SAGE_SHARES").is_some() && text == "stop" {
+                    println!("stop at {:.2} s, share {share}", word.end_sample as f64 / 16_000.0);
+                }
                 match text {
+                    _ if share >= MOSTLY_ECHO_PERMILLE => {}
                     "stop" | "halt" => stops.push(word.end_sample),
                     "<unk>" => {}
-                    _ if share >= MOSTLY_ECHO_PERMILLE => {}
                     _ => words.push((word.end_sample, text.to_owned())),
                 }
             }
