@@ -19,6 +19,10 @@ const WORD_SPAN: Nanos = Nanos::from_ms(400);
 /// From this echo share on, a word heard is the robot's whatever it sounds like: somebody as loud as the robot brings it
 /// down to one half, somebody 7 dB quieter to 83 %.
 const MOSTLY_ECHO_PERMILLE: u32 = 850;
+/// The same for "stop": set where ten minutes of own speech alone no longer stop the robot (`tests/self_hearing.rs`).
+const STOP_ECHO_PERMILLE: u32 = 700;
+/// Voice from which a block without echo is somebody's.
+const VOICED: u16 = 300;
 /// Rejected words kept, to drop them from their utterance too.
 const REJECTED: usize = 48;
 
@@ -31,11 +35,12 @@ struct Said {
     played: Option<Nanos>,
 }
 
-/// A block's share of echo.
+/// A block's share of echo, and whether it holds sound at all: the robot's or somebody's voice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Echo {
     at: Nanos,
     permille: u16,
+    sounds: bool,
 }
 
 /// What was said lately and how much of the sound it explains.
@@ -94,7 +99,8 @@ impl OwnVoice {
     pub fn hears(&mut self, features: &AudioFeatures) {
         let index = usize::from(features.source.0);
         let Some(kept) = self.echo.get_mut(index) else { return };
-        let echo = Echo { at: features.captured, permille: features.echo_permille.min(1000) };
+        let permille = features.echo_permille.min(1000);
+        let echo = Echo { at: features.captured, permille, sounds: permille > 0 || features.voice_permille >= VOICED };
         let next = &mut self.echo_next[index];
         if kept.try_push(echo).is_err() {
             kept[usize::from(*next) % BLOCKS] = echo;
@@ -121,16 +127,21 @@ impl OwnVoice {
             })
     }
 
-    /// Mean echo share of the word's sound; 0 if its blocks are no longer kept.
+    /// Mean echo share of the word's sound, pauses apart; 0 if its blocks are no longer kept.
     fn echo_of(&self, source: SourceId, ended: Nanos) -> u32 {
         let Some(kept) = self.echo.get(usize::from(source.0)) else { return 0 };
         let span = ended.since(WORD_SPAN)..=ended;
         let (mut sum, mut blocks) = (0u32, 0u32);
-        for echo in kept.iter().filter(|echo| span.contains(&echo.at)) {
+        for echo in kept.iter().filter(|echo| echo.sounds && span.contains(&echo.at)) {
             sum += u32::from(echo.permille);
             blocks += 1;
         }
         sum.checked_div(blocks).unwrap_or(0)
+    }
+
+    /// Whether the robot's voice explains so much of a "stop" that nobody else can have said it.
+    pub fn explains_stop(&self, source: SourceId, heard: &HeardWord) -> bool {
+        self.plays(heard.ended) && self.echo_of(source, heard.ended) >= STOP_ECHO_PERMILLE
     }
 
     /// Whether a heard word is the robot's own: it says that word about then, or its voice explains most of the sound.
