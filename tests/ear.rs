@@ -4,7 +4,9 @@
 
 use sage::engine::cpu::ear::{Ear, EarEngine, EarEvent, Kernels};
 use sage::engine::{CancelToken, Engine, EngineError, Product, Progress, SensorReader, StepSink, step};
-use sage::types::{AUDIO_BLOCK, AudioBlock, Capability, Class, Frame, Job, JobId, JobInput, Nanos, Output, SourceId, Stamp};
+use sage::types::{
+    AUDIO_BLOCK, AudioBlock, Capability, Class, Frame, Job, JobId, JobInput, Nanos, Output, SourceId, Stamp,
+};
 use serde::Deserialize;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -41,7 +43,8 @@ fn repository() -> PathBuf {
 }
 
 fn ear(kernels: Kernels) -> Ear {
-    let bytes = std::fs::read(repository().join("engines/ear/ear.safetensors")).expect("the ear's weights are in the repository");
+    let bytes = std::fs::read(repository().join("engines/ear/ear.safetensors"))
+        .expect("the ear's weights are in the repository");
     Ear::from_bytes(&bytes, kernels).expect("the ear's weights are sound")
 }
 
@@ -162,10 +165,11 @@ impl Tally {
 fn unpack(bytes: &[u8], count: usize) -> Vec<i16> {
     // the standard's table: each step is the one before times 1.1
     const STEPS: [i32; 89] = [
-        7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 19, 21, 23, 25, 28, 31, 34, 37, 41, 45, 50, 55, 60, 66, 73, 80, 88, 97, 107, 118, 130, 143,
-        157, 173, 190, 209, 230, 253, 279, 307, 337, 371, 408, 449, 494, 544, 598, 658, 724, 796, 876, 963, 1060, 1166, 1282, 1411,
-        1552, 1707, 1878, 2066, 2272, 2499, 2749, 3024, 3327, 3660, 4026, 4428, 4871, 5358, 5894, 6484, 7132, 7845, 8630, 9493,
-        10442, 11487, 12635, 13899, 15289, 16818, 18500, 20350, 22385, 24623, 27086, 29794, 32767,
+        7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 19, 21, 23, 25, 28, 31, 34, 37, 41, 45, 50, 55, 60, 66, 73, 80, 88, 97,
+        107, 118, 130, 143, 157, 173, 190, 209, 230, 253, 279, 307, 337, 371, 408, 449, 494, 544, 598, 658, 724, 796,
+        876, 963, 1060, 1166, 1282, 1411, 1552, 1707, 1878, 2066, 2272, 2499, 2749, 3024, 3327, 3660, 4026, 4428, 4871,
+        5358, 5894, 6484, 7132, 7845, 8630, 9493, 10442, 11487, 12635, 13899, 15289, 16818, 18500, 20350, 22385, 24623,
+        27086, 29794, 32767,
     ];
     let (mut value, mut index) = (0i32, 0i32);
     let codes = bytes.iter().flat_map(|b| [b & 15, b >> 4]).take(count);
@@ -173,7 +177,8 @@ fn unpack(bytes: &[u8], count: usize) -> Vec<i16> {
         .map(|code| {
             let step = STEPS[index as usize];
             let parts = [(4, step), (2, step >> 1), (1, step >> 2)];
-            let change = (step >> 3) + parts.iter().filter(|(bit, _)| code & bit != 0).map(|(_, part)| part).sum::<i32>();
+            let change =
+                (step >> 3) + parts.iter().filter(|(bit, _)| code & bit != 0).map(|(_, part)| part).sum::<i32>();
             value = (if code & 8 != 0 { value - change } else { value + change }).clamp(-32_768, 32_767);
             index = (index + [-1, -1, -1, -1, 2, 4, 6, 8][usize::from(code & 7)]).clamp(0, 88);
             value as i16
@@ -184,7 +189,8 @@ fn unpack(bytes: &[u8], count: usize) -> Vec<i16> {
 /// The small set that the repository carries.
 fn small_set() -> Vec<(Item, Vec<i16>)> {
     let folder = repository().join("tests/ear");
-    let items: Vec<Item> = serde_json::from_slice(&std::fs::read(folder.join("heard.json")).expect("heard.json")).expect("a list of items");
+    let items: Vec<Item> = serde_json::from_slice(&std::fs::read(folder.join("heard.json")).expect("heard.json"))
+        .expect("a list of items");
     let packed = std::fs::read(folder.join("heard.adpcm")).expect("heard.adpcm");
     items
         .into_iter()
@@ -200,9 +206,13 @@ fn the_stream_computes_what_was_trained() {
     let bytes = std::fs::read(repository().join("tests/ear/reference.safetensors")).expect("reference.safetensors");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
     let tensor = |name: &str| file.tensor(name).expect("the tensor is there");
-    let samples: Vec<f32> =
-        tensor("samples").data().chunks_exact(2).map(|b| f32::from(i16::from_le_bytes([b[0], b[1]])) / 32_768.0).collect();
-    let logits: Vec<f32> = tensor("logits").data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let samples: Vec<f32> = tensor("samples")
+        .data()
+        .chunks_exact(2)
+        .map(|b| f32::from(i16::from_le_bytes([b[0], b[1]])) / 32_768.0)
+        .collect();
+    let logits: Vec<f32> =
+        tensor("logits").data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     for kernels in [Kernels::Scalar, Kernels::Avx2, Kernels::Avx512].into_iter().filter(|k| k.available()) {
         let (mut at, mut worst) = (0, 0.0f32);
         ear(kernels).hear(
@@ -231,8 +241,12 @@ fn any_split_of_the_sound_hears_the_same() {
             let upto = (at + sizes[turn % sizes.len()]).min(sound.len());
             ear.push_i16(&sound[at..upto], &mut |event| {
                 events.push(match event {
-                    EarEvent::Word { word, text } => format!("{text} {} {}", word.end_sample, word.confidence.to_bits()),
-                    EarEvent::Utterance { start_sample, end_sample, .. } => format!("{} {start_sample} {end_sample}", event.text()),
+                    EarEvent::Word { word, text } => {
+                        format!("{text} {} {}", word.end_sample, word.confidence.to_bits())
+                    }
+                    EarEvent::Utterance { start_sample, end_sample, .. } => {
+                        format!("{} {start_sample} {end_sample}", event.text())
+                    }
                 });
             });
             at = upto;
@@ -327,7 +341,8 @@ fn job(input: JobInput) -> Job {
 }
 
 fn engine() -> EarEngine {
-    EarEngine::load(&repository().join("engines/ear/ear.safetensors"), Kernels::best()).expect("the ear's weights are sound")
+    EarEngine::load(&repository().join("engines/ear/ear.safetensors"), Kernels::best())
+        .expect("the ear's weights are sound")
 }
 
 #[test]
@@ -338,7 +353,8 @@ fn jobs_hear_the_stream_and_say_when_words_were_spoken() {
     let (mut words, mut upto) = (Vec::new(), 5);
     let last = sensors.blocks.len() as u64 - 1;
     loop {
-        let mut session = engine.open(&job(JobInput::Sound { upto_seq: upto.min(last) }), &sensors).expect("the sound is there");
+        let mut session =
+            engine.open(&job(JobInput::Sound { upto_seq: upto.min(last) }), &sensors).expect("the sound is there");
         let mut sink = StepSink::default();
         let mut steps = 0;
         loop {
