@@ -53,9 +53,17 @@ fn the_shipped_scene_tells_its_story_through_engines_that_ran() {
 
 #[test]
 fn a_simulation_is_the_same_every_time() {
-    let scene = shipped_scene();
+    let folder = tempfile::tempdir().expect("a folder");
+    let profile = folder.path().join("slow.toml");
+    // Steps of many milliseconds: how long they take decides in which tick a job is done.
+    let step = |capability: &str| {
+        format!("[[steps]]\ncapability = \"{capability}\"\np50_us = 4000.0\np999_us = 30000.0\nsteps_max = 400\n")
+    };
+    let steps: String = ["hear", "see", "reason", "consolidate"].map(step).concat();
+    std::fs::write(&profile, format!("name = \"slow\"\n{steps}")).expect("written");
+    let (scene, profile) = (shipped_scene(), profile.display().to_string());
     let digest = |seed: &str| {
-        let args = ["replay", &scene, "--simulate", "--seconds", "12", "--seed", seed, "--json"];
+        let args = ["replay", &scene, "--simulate", "--profile", &profile, "--seconds", "12", "--seed", seed, "--json"];
         last_json(&sage(&args))["digest"].as_str().expect("a digest").to_owned()
     };
     assert_eq!(digest("1"), digest("1"));
