@@ -2,7 +2,7 @@
 //! one block in hundredths of a decibel flow in, 0..=1000 flows out. Integers only.
 //!
 //! The floor falls at once, rises slowly (3 dB/s) under anything that moves as speech does, and quickly under a sound
-//! that stays level for [`STEADY_BLOCKS`]: a fan that starts is noise within two seconds, a long sentence is not.
+//! that stays level for `STEADY_BLOCKS`: a fan that starts is noise within two seconds, a long sentence is not.
 
 use crate::types::BANDS;
 

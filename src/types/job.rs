@@ -135,7 +135,7 @@ pub enum Outcome {
 pub enum Output {
     /// No result beyond the pieces already sent.
     None,
-    /// The ear heard sound up to this instant; words of it come as [`LaneEvent::Heard`].
+    /// The ear heard sound up to this instant; words of it come as [`LaneEvent::Word`].
     Heard {
         /// End of the sound heard.
         upto: Nanos,

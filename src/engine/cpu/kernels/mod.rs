@@ -1,8 +1,8 @@
 //! The arithmetic of the embedded engine, chosen at run time for the processor it runs on.
 //! Flows in: one of the task structs ([`Multiply`], [`Attend`]). Flows out: results through the task's pointers.
 //!
-//! Each kernel is written once over the [`vector::Vector`] trait and compiled for AVX-512, AVX2+FMA and NEON;
-//! [`scalar`] is written apart, as plain loops, and is what all others are tested against.
+//! Each kernel is written once over the `vector::Vector` trait and compiled for AVX-512, AVX2+FMA and NEON;
+//! `scalar` is written apart, as plain loops, and is what all others are tested against.
 
 // The kernels are `unsafe` as a whole: their contract (the CPU has the instruction set, the task's pointers cover what
 // the task says) is stated at the task and the trait, and repeating it at each intrinsic would only hide it.
@@ -29,7 +29,7 @@ use crate::engine::CancelToken;
 use crate::model::checkpoint::Element;
 use std::ops::Range;
 
-/// y[t][r] = sum over k of w[r][k] * x[t][k] for `rows` of a row-major matrix.
+/// `y[t][r]` = sum over k of `w[r][k] * x[t][k]` for `rows` of a row-major matrix.
 ///
 /// The pointers must cover: `weights` the whole matrix, `x` `tokens * columns`, `y` element `t * y_stride + r` for all
 /// tokens and rows. Two tasks that run at the same time must not share rows of the same `y`.
