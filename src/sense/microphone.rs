@@ -4,12 +4,13 @@
 
 use super::assemble::BlockAssembler;
 use super::feed::SourceFeed;
-use super::played::{PlayedSound, SampleClock};
+use super::played::PlayedSound;
+use super::reference::EchoReference;
 use super::resample::Resampler;
 use super::sound_device::{self, Way};
 use crate::config::MicrophoneConfig;
 use crate::time::Clock;
-use crate::types::{AUDIO_BLOCK, Nanos, Stamp};
+use crate::types::{Nanos, Stamp};
 use cpal::traits::{DeviceTrait, StreamTrait};
 use cpal::{BufferSize, StreamConfig, StreamError};
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -27,9 +28,6 @@ const STALLED: Nanos = Nanos::from_ms(800);
 const STARTING: Nanos = Nanos::from_s(3);
 /// The thread looks at the ring at least this often.
 const NAP: Duration = Duration::from_millis(4);
-/// The echo reference is taken this much early, so that the echo does not precede it however the two devices err about
-/// their latencies. The echo filter learns the difference.
-const REFERENCE_LEAD: Nanos = Nanos::from_ms(24);
 /// Chunks that may wait between callback and thread.
 const CHUNKS: usize = 64;
 
@@ -74,7 +72,7 @@ impl Microphone {
             counters: Arc::clone(&counters),
             stop: Arc::clone(&stop),
             assembler: BlockAssembler::new(),
-            reference: SampleClock::new(),
+            reference: EchoReference::new(),
         };
         let thread = std::thread::Builder::new().name("microphone".to_owned()).spawn(move || worker.run())?;
         Ok(Microphone { stop, counters, thread: Some(thread) })
@@ -130,8 +128,8 @@ struct Worker {
     counters: Arc<MicrophoneCounters>,
     stop: Arc<AtomicBool>,
     assembler: BlockAssembler,
-    /// Where in what was played the next block is.
-    reference: SampleClock,
+    /// Finds what was played while the next block was captured.
+    reference: EchoReference,
 }
 
 impl Worker {
@@ -229,11 +227,14 @@ impl Worker {
             }
             let captured = chunk.captured.since(opened.delay);
             let (feed, played, counters) = (&mut self.feed, &self.played, &self.counters);
-            let reference = &mut self.reference;
+            let (reference, name) = (&mut self.reference, &self.config.name);
             self.assembler.push(captured, chunk.stamp, &mono, |mut block| {
                 if let Some(played) = played {
-                    let estimate = PlayedSound::sample_at(block.captured.after(REFERENCE_LEAD));
-                    played.read_from(reference.place(estimate, AUDIO_BLOCK), &mut block.played);
+                    let (sound, corrected) = reference.of(block.captured, &block.samples, played);
+                    block.played = sound;
+                    if let Some(lag_ms) = corrected {
+                        tracing::info!(microphone = %name, "its echo was {lag_ms} ms after the reference: corrected");
+                    }
                 }
                 counters.blocks.fetch_add(1, Ordering::Relaxed);
                 feed.sound(&block);

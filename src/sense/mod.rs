@@ -17,6 +17,7 @@ pub mod microphone;
 pub mod mjpeg;
 pub mod played;
 pub mod player;
+pub mod reference;
 pub mod resample;
 pub mod scene;
 pub mod sound;
