@@ -3,6 +3,7 @@
 
 pub mod engines;
 pub mod inbox;
+mod observer;
 pub mod realtime;
 pub mod session;
 pub mod sources;

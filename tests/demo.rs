@@ -71,15 +71,48 @@ fn a_simulation_is_the_same_every_time() {
 }
 
 #[test]
+fn the_story_is_the_same_with_three_lanes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("sage.toml");
+    std::fs::write(&config, "[schedule]\nlanes = 3\n").expect("written");
+    let config = config.display().to_string();
+    let told = |more: &[&str]| {
+        let scene = shipped_scene();
+        let mut args = vec!["replay", &scene, "--simulate", "--seconds", "32", "--json"];
+        args.extend(more);
+        let report = last_json(&sage(&args));
+        let heard: Vec<String> = texts(&report["heard"]).into_iter().map(|(_, text)| text).collect();
+        let actions: Vec<String> = texts(&report["actions"]).into_iter().map(|(_, text)| text).collect();
+        (heard, actions)
+    };
+    let (one, three) = (told(&[]), told(&["--config", &config]));
+    assert!(one.0.len() >= 3 && !one.1.is_empty(), "{one:?}");
+    assert_eq!(one, three);
+}
+
+#[test]
 fn a_live_run_leaves_a_report_and_a_recording_that_verifies_to_the_same_digest() {
+    a_live_run_verifies(1);
+}
+
+#[test]
+fn so_does_one_whose_hearing_seeing_and_answering_have_lanes_of_their_own() {
+    a_live_run_verifies(3);
+}
+
+fn a_live_run_verifies(lanes: u8) {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().display().to_string();
-    let output = sage(&["demo", "--seconds", "9", "--out", &out, "--json"]);
+    let config = folder.path().join("sage.toml");
+    std::fs::write(&config, format!("[schedule]\nlanes = {lanes}\n")).expect("written");
+    let config = config.display().to_string();
+    let output = sage(&["demo", "--config", &config, "--seconds", "9", "--out", &out, "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report = last_json(&output);
     let written: Value =
         serde_json::from_slice(&std::fs::read(folder.path().join("report.json")).expect("report.json")).expect("JSON");
     assert_eq!(report, written);
+    assert!(report["seen"]["total"].as_u64() > Some(0), "the eye's lane works: {}", report["seen"]);
     assert!(report["ticks"].as_u64() > Some(300), "{}", report["ticks"]);
     let picture = std::fs::read_to_string(folder.path().join("latency.svg")).expect("latency.svg");
     assert!(picture.starts_with("<svg") && picture.contains("wake-up lateness"));

@@ -4,14 +4,15 @@
 use super::show::{Screen, finish};
 use super::{BadInput, Verdict};
 use crate::config::{CameraConfig, Config, MicrophoneConfig};
-use crate::record::{Mapping, SensorLog};
-use crate::robot::session::{self, RunError, Setup, Source, Timeline};
-use crate::sense::feed::Payload;
+use crate::record::simulate::with_sources_of;
+use crate::record::{Mapping, Payload, SensorLog};
+use crate::robot::session::{self, RunError, Setup, Source, Timeline, Watch};
 use crate::sense::scene::{Scene, timeline};
-use crate::types::{Nanos, SourceId, SourceKind};
+use crate::types::Nanos;
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 
 /// Field of view of the synthetic camera (`sense::scene::camera`).
 const SCENE_FOV_DEG: f32 = 86.5;
@@ -22,6 +23,12 @@ pub struct Args {
     /// A scene: demo, quiet, busy, hazard, a number that makes one, or an MCAP file.
     #[arg(long, value_name = "NAME|SEED|FILE", default_value = "demo")]
     scene: String,
+    /// Camera topic of a log that others recorded; repeat for several. Default: a guess, which is printed.
+    #[arg(long, value_name = "TOPIC")]
+    camera: Vec<String>,
+    /// Microphone topic of such a log; repeat for several.
+    #[arg(long, value_name = "TOPIC")]
+    mic: Vec<String>,
     /// End after this many seconds.
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seconds: Option<f64>,
@@ -61,7 +68,9 @@ pub fn run(args: Args) -> anyhow::Result<Verdict> {
     if args.speak {
         config.voice.kind = "espeak".to_owned();
     }
-    let (payloads, origin, seed) = payloads(&args.scene, &mut config)?;
+    let mapping = Mapping { cameras: args.camera.clone(), mics: args.mic.clone() };
+    let (to_notes, notes) = channel();
+    let (payloads, origin, seed) = payloads(&args.scene, &mapping, &mut config, to_notes)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("the folder {} cannot be made", args.out.display()))?;
     let stop = super::show::stop_on_signals()?;
     let name = if Path::new(&args.scene).extension().is_some() { "demo" } else { args.scene.as_str() };
@@ -75,6 +84,9 @@ pub fn run(args: Args) -> anyhow::Result<Verdict> {
         seed,
     };
     let finished = session::run(setup, &mut screen).map_err(refused)?;
+    for note in notes.try_iter().flatten() {
+        screen.note(&note);
+    }
     drop(screen);
     finish(finished, Some(&args.out), args.json)
 }
@@ -88,13 +100,22 @@ pub(super) fn refused(error: RunError) -> anyhow::Error {
 }
 
 /// What the scene delivers and when; the configuration gets its sources.
-fn payloads(scene: &str, config: &mut Config) -> anyhow::Result<(Timeline, Nanos, u64)> {
+fn payloads(
+    scene: &str,
+    mapping: &Mapping,
+    config: &mut Config,
+    notes: Sender<Vec<String>>,
+) -> anyhow::Result<(Timeline, Nanos, u64)> {
     let file = Path::new(scene);
     let shipped = crate::assets::scene_file(scene);
     if file.is_file() || shipped.is_file() {
         let path = if file.is_file() { file.to_owned() } else { shipped };
-        let log = SensorLog::open(&path, &Mapping::default()).map_err(|error| BadInput(error.to_string()))?;
-        return with_origin(recorded(log, config));
+        let log = SensorLog::open(&path, mapping).map_err(|error| BadInput(error.to_string()))?;
+        let payloads = played(log, config, notes)?;
+        if !file.is_file() {
+            config.camera.iter_mut().for_each(|camera| camera.fov_deg = SCENE_FOV_DEG);
+        }
+        return Ok(payloads);
     }
     let Some(world) = Scene::named(scene) else {
         let names = Scene::NAMES.join(", ");
@@ -106,38 +127,38 @@ fn payloads(scene: &str, config: &mut Config) -> anyhow::Result<(Timeline, Nanos
     Ok((Box::new(timeline(world)), Nanos::ZERO, seed))
 }
 
-/// Looks at the first payload to learn when the log begins.
-fn with_origin(mut timeline: Timeline) -> anyhow::Result<(Timeline, Nanos, u64)> {
-    let first = timeline.next().ok_or_else(|| BadInput("the log holds no frame and no sound".to_owned()))?;
+/// A log's payloads in real time, its sources in the configuration's place; what there is to say about the log is sent when
+/// it has been played.
+fn played(
+    mut log: SensorLog,
+    config: &mut Config,
+    notes: Sender<Vec<String>>,
+) -> anyhow::Result<(Timeline, Nanos, u64)> {
+    *config = with_sources_of(&log, config.clone());
+    let first = log.next_due().ok_or_else(|| BadInput("the log holds no frame and no sound".to_owned()))?;
     let origin = first.0;
-    Ok((Box::new(std::iter::once(first).chain(timeline)), origin, 0))
+    let rest = Noted { log, notes };
+    let payloads = std::iter::once(first).chain(rest).map(|(due, payload)| (due, payload.into()));
+    Ok((Box::new(payloads), origin, 0))
 }
 
-/// A log's payloads with the instants at which their sources delivered them; sources are put in the configuration's order:
-/// cameras, microphones, status.
-pub(super) fn recorded(log: SensorLog, config: &mut Config) -> Timeline {
-    let sources = log.sources().to_vec();
-    let plain = |name: &str| name.trim_matches('/').replace(['/', '.'], "-");
-    let named = |kind: SourceKind| sources.iter().filter(move |source| source.0 == kind).map(move |s| plain(&s.1));
-    config.camera = named(SourceKind::Camera)
-        .map(|name| CameraConfig { name, fov_deg: SCENE_FOV_DEG, ..CameraConfig::default() })
-        .collect();
-    config.microphone =
-        named(SourceKind::Microphone).map(|name| MicrophoneConfig { name, ..MicrophoneConfig::default() }).collect();
-    let mut places = Vec::new();
-    for kind in [SourceKind::Camera, SourceKind::Microphone] {
-        places.extend((0..sources.len()).filter(|index| sources[*index].0 == kind));
+/// A log that tells what it noticed once nobody reads it any more.
+struct Noted {
+    log: SensorLog,
+    notes: Sender<Vec<String>>,
+}
+
+impl Iterator for Noted {
+    type Item = (Nanos, Payload);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.log.next_due()
     }
-    let place = move |source: SourceId| {
-        let place = places.iter().position(|index| *index == usize::from(source.0));
-        SourceId(place.map_or(u8::MAX, |place| place as u8))
-    };
-    Box::new(log.timeline().map(move |(due, payload)| {
-        let payload = match payload {
-            Payload::Frame(source, frame) => Payload::Frame(place(source), frame),
-            Payload::Sound(source, block) => Payload::Sound(place(source), block),
-            Payload::Status(status) => Payload::Status(status),
-        };
-        (due, payload)
-    }))
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        // Nobody listens any more if the run failed.
+        let _ = self.notes.send(self.log.notes());
+    }
 }

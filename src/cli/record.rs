@@ -6,12 +6,10 @@ use crate::config::{Config, CoreConfig};
 use crate::observe::{Tally, Timing};
 use crate::robot::TickRecord;
 use crate::robot::realtime::Claim;
-use crate::robot::session::{RunError, Setup, Source, Watch, run as run_session};
+use crate::robot::session::{Setup, Source, Watch, run as run_session};
 use crate::types::Nanos;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// Arguments of `sage record`.
 #[derive(Debug, clap::Args)]
@@ -61,16 +59,10 @@ pub fn run(args: Args) -> anyhow::Result<Verdict> {
     let Some(out) = args.out.or(configured) else {
         return Err(BadInput("say --out FILE or DIR, or set [record] dir in the configuration".to_owned()).into());
     };
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = super::show::stop_on_signals()?;
     let limit = args.seconds.map(|seconds| Nanos((seconds.max(0.0) * 1e9) as u64));
     let setup = Setup { config, source: Source::Devices, record: Some(out), limit, stop, seed: 0 };
-    let finished = run_session(setup, &mut Lines).map_err(|error| match error {
-        RunError::Unsupported(why) => BadInput(why).into(),
-        other => anyhow::Error::from(other),
-    })?;
+    let finished = run_session(setup, &mut Lines).map_err(super::demo::refused)?;
     let mut out = io::stdout().lock();
     if let Some(recording) = finished.recording {
         for file in &recording.files {

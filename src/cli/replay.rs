@@ -8,7 +8,7 @@ use crate::engine::profile::Profile;
 use crate::observe::{Report, Tally, Timing};
 use crate::record::from_sensors::{FeatureReport, compare};
 use crate::record::real::RealExtractors;
-use crate::record::simulate::{Plan, Recording, config_of, simulate};
+use crate::record::simulate::{Plan, Recording, config_of, simulate, with_sources_of};
 use crate::record::verify::{Options, VerifyReport, session_of, verify};
 use crate::record::{Limits, LogError, Mapping, Recorder, SensorLog, SessionInfo};
 use crate::robot::engines::{LoadKind, load};
@@ -267,12 +267,6 @@ fn recording(path: &Path, plan: &Plan, of: Option<&SessionInfo>) -> anyhow::Resu
     let recorder = Recorder::create(path, session, Limits::default(), Arc::new(clock.clone()))
         .with_context(|| format!("the recording {}", path.display()))?;
     Ok(Recording { recorder, clock })
-}
-
-/// The given configuration, with the log's cameras and microphones in place of its own.
-fn with_sources_of(log: &SensorLog, base: Config) -> Config {
-    let sources = config_of(log, &Config::default());
-    Config { camera: sources.camera, microphone: sources.microphone, ..base }
 }
 
 /// A profile by name or file.

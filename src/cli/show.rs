@@ -127,6 +127,9 @@ pub fn finish(finished: Finished, out: Option<&Path>, as_json: bool) -> anyhow::
     for (what, lost) in finished.recording.iter().flat_map(|summary| &summary.lost) {
         eprintln!("sage: the recorder had to drop {lost} of {what}");
     }
+    if let Some(stopped) = finished.recording.as_ref().and_then(|summary| summary.stopped.as_ref()) {
+        eprintln!("sage: {stopped}");
+    }
     if finished.records_dropped > 0 {
         eprintln!("sage: {} tick records found nobody to take them", finished.records_dropped);
     }

@@ -59,6 +59,7 @@ fn done(job: &Job, output: Output, now: Nanos) -> LaneEvent {
         busy: Nanos::from_ms(3),
         longest: Nanos::from_ms(3),
         preempted: 0,
+        energy_permille: Some(0),
         at: now,
     }
 }
@@ -429,6 +430,7 @@ fn anything(dice: &mut Dice, inputs: &mut Inputs, open: &[Job]) {
                 busy: Nanos::from_ms(if dice.one_in(200) { dice.roll(3_000) } else { dice.roll(3) }),
                 longest: Nanos::from_ms(5),
                 preempted: 0,
+                energy_permille: None,
                 at: now,
             },
         };

@@ -23,6 +23,7 @@ struct Entry {
     busy: Nanos,
     longest: Nanos,
     preempted: u16,
+    energy_permille: Option<u16>,
 }
 
 /// The open jobs of one lane.
@@ -78,6 +79,7 @@ impl Lane {
             busy: Nanos::ZERO,
             longest: Nanos::ZERO,
             preempted: 0,
+            energy_permille: None,
         });
         Some(slot)
     }
@@ -140,9 +142,11 @@ impl Lane {
         self.entries[slot].as_ref().map_or(0, |entry| entry.credit_words)
     }
 
-    /// Accounts one run of the lane for the job. A step that was stopped inside costs time but is no step.
-    pub fn ran(&mut self, slot: usize, cost: Nanos, complete: bool) {
+    /// Accounts one run of the lane for the job, after which its energy is `energy`, 1 to 0. A step that was stopped inside
+    /// costs time but is no step.
+    pub fn ran(&mut self, slot: usize, cost: Nanos, complete: bool, energy: Option<f32>) {
         if let Some(entry) = self.entries[slot].as_mut() {
+            entry.energy_permille = energy.map(|energy| (energy.clamp(0.0, 1.0) * 1000.0) as u16);
             entry.steps += u32::from(complete);
             entry.busy += cost;
             entry.longest = entry.longest.max(cost);
@@ -180,6 +184,7 @@ impl Lane {
             busy: entry.busy,
             longest: entry.longest,
             preempted: entry.preempted,
+            energy_permille: entry.energy_permille,
             at,
         });
     }
@@ -223,6 +228,7 @@ pub fn unstarted(job: JobId, outcome: Outcome, at: Nanos) -> LaneEvent {
         busy: Nanos::ZERO,
         longest: Nanos::ZERO,
         preempted: 0,
+        energy_permille: None,
         at,
     }
 }

@@ -3,6 +3,7 @@
 //! An engine that fails or panics ends its job and nothing else.
 
 use super::lane::{Lane, reason};
+use super::schedule::lane_of;
 use crate::engine::{CancelToken, Engine, Progress, SensorReader, Session, StepSink, step};
 use crate::types::{Command, JobInput, LaneEvent, Nanos, Outcome, Output, Text};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,6 +21,15 @@ pub struct Work {
     sensors: Arc<dyn SensorReader>,
     sessions: Vec<Option<Box<dyn Session>>>,
     sink: StepSink,
+}
+
+/// Hands each engine to the lane that serves its capability; lanes in the order of [`lane_of`].
+pub fn by_lane(engines: Vec<Box<dyn Engine>>, lanes: u8) -> Vec<Vec<Box<dyn Engine>>> {
+    let mut by_lane: Vec<Vec<Box<dyn Engine>>> = (0..lanes.max(1)).map(|_| Vec::new()).collect();
+    for engine in engines {
+        by_lane[lane_of(engine.capability(), lanes)].push(engine);
+    }
+    by_lane
 }
 
 impl Work {
@@ -118,7 +128,8 @@ impl Work {
 
     /// Accounts and reports a step that took `cost` and ended at `at`.
     pub fn after(&mut self, slot: usize, stepped: Stepped, cost: Nanos, at: Nanos, emit: Emit) {
-        self.lane.ran(slot, cost, !matches!(stepped, Ok(Progress::Stopped)));
+        let energy = self.energy(slot);
+        self.lane.ran(slot, cost, !matches!(stepped, Ok(Progress::Stopped)), energy);
         let progress = match stepped {
             Ok(progress) => progress,
             Err(why) => return self.fail(slot, why, at, emit),

@@ -185,11 +185,6 @@ impl SensorLog {
         }
     }
 
-    /// The same in the form that the player takes.
-    pub fn timeline(mut self) -> impl Iterator<Item = (Nanos, feed::Payload)> + Send {
-        std::iter::from_fn(move || self.next_due().map(|(due, payload)| (due, payload.into())))
-    }
-
     fn read_one(&mut self) {
         match self.reader.next_item() {
             None => {

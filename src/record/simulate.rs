@@ -9,15 +9,17 @@ use crate::act::body::{SilentVoice, Voice};
 use crate::config::{CameraConfig, Config, MicrophoneConfig};
 use crate::core::Core;
 use crate::dispatch::VirtualLane;
+use crate::dispatch::schedule::lane_of;
 use crate::dispatch::virtual_lane::Faults;
+use crate::dispatch::work::by_lane;
 use crate::engine::profile::Profile;
 use crate::engine::{Engine, EngineError};
 use crate::sense::feed::{self, Intake, NoRecorder, SourceFeed};
 use crate::sense::store::SensorStore;
 use crate::time::Virtual;
 use crate::types::{
-    Act, AudioBlock, AudioFeatures, CameraFeatures, Frame, Inputs, Nanos, Outputs, SourceId, SourceKind, Status,
-    VoiceReport,
+    Act, AudioBlock, AudioFeatures, CameraFeatures, Command, Frame, Inputs, Nanos, Outputs, SourceId, SourceKind,
+    Status, VoiceReport,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -78,6 +80,12 @@ pub fn config_of(log: &SensorLog, base: &Config) -> Config {
     }
 }
 
+/// The given configuration, with the log's cameras and microphones in place of its own.
+pub fn with_sources_of(log: &SensorLog, base: Config) -> Config {
+    let sources = config_of(log, &Config::default());
+    Config { camera: sources.camera, microphone: sources.microphone, ..base }
+}
+
 /// Gets every tick: inputs and outputs.
 pub type Observer<'a> = &'a mut dyn FnMut(&Inputs, &Outputs);
 
@@ -125,7 +133,11 @@ pub fn simulate(
 ) -> Result<Simulated, EngineError> {
     let core_config = plan.config.core();
     let store = Arc::new(SensorStore::new(core_config.sources.len()));
-    let mut lane = VirtualLane::new(engines, store.clone(), &plan.profile, plan.seed, plan.faults)?;
+    let mut lanes = Vec::new();
+    for (index, engines) in by_lane(engines, core_config.schedule.lanes).into_iter().enumerate() {
+        let seed = plan.seed.map(|seed| seed.wrapping_add(index as u64));
+        lanes.push(VirtualLane::new(engines, store.clone(), &plan.profile, seed, plan.faults)?);
+    }
     let (tap, clock) = match recording {
         Some(recording) => (Some(Arc::new(Tap(Arc::new(Mutex::new(recording.recorder))))), Some(recording.clock)),
         None => (None, None),
@@ -162,10 +174,12 @@ pub fn simulate(
             result.payloads += 1;
         }
         intake.drain_into(&mut inputs);
-        lane.advance(now);
-        while !inputs.events.is_full() {
-            let Some(event) = lane.event() else { break };
-            inputs.events.push(event);
+        for lane in &mut lanes {
+            lane.advance(now);
+            while !inputs.events.is_full() {
+                let Some(event) = lane.event() else { break };
+                inputs.events.push(event);
+            }
         }
         let report = voice.report(now);
         if report != told {
@@ -178,7 +192,16 @@ pub fn simulate(
         }
         core.tick(&inputs, &mut outputs);
         for command in &outputs.commands {
-            lane.command(command, now);
+            match command {
+                Command::Submit(job) => {
+                    let lane = lane_of(job.capability, lanes.len() as u8);
+                    lanes[lane].command(command, now);
+                }
+                // Only the lane that has the job heeds these.
+                Command::Cancel(_) | Command::Credit { .. } => {
+                    lanes.iter_mut().for_each(|lane| lane.command(command, now));
+                }
+            }
         }
         for act in &outputs.acts {
             match act {

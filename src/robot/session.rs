@@ -1,9 +1,8 @@
 //! One run of the loop, wired up: sources, engines, lanes, voice, recorder and the tick between them. A configuration and a
-//! source flow in; a report flows out. The calling thread becomes the run's observer: it hands tick records to the
-//! recorder, the tally and the view, and repeats every decision on a second core, so that a difference is found while
-//! it happens.
+//! source flow in; a report flows out. The calling thread becomes the run's observer (`observer`).
 
 use super::engines::{self, LoadKind};
+use super::observer::Observer;
 use super::realtime::Claim;
 use super::thread::Robot;
 use super::tick::{RobotParts, TickRecord, record_rings};
@@ -13,15 +12,16 @@ use crate::act::body::{Body, BodyParts, SilentVoice, Voice};
 use crate::config::{Config, CoreConfig};
 use crate::core::Core;
 use crate::dispatch::Executor;
+use crate::dispatch::work::by_lane;
 use crate::engine::EngineError;
 use crate::observe::notify::Notify;
 use crate::observe::{Report, Tally, Timing};
-use crate::record::{Digest, Limits, RecordThread, Recorder, SensorTap, SessionInfo, Summary};
+use crate::record::{Limits, RecordThread, Recorder, SensorTap, SessionInfo, Summary};
 use crate::sense::feed::{self, Intake, NoRecorder, Payload};
 use crate::sense::played::PlayedSound;
 use crate::sense::store::SensorStore;
 use crate::time::{Clock, Monotonic, unix_offset_ns};
-use crate::types::{AudioBlock, AudioFeatures, CameraFeatures, Frame, Nanos, Outputs, SourceId, SourceKind, Status};
+use crate::types::{AudioBlock, AudioFeatures, CameraFeatures, Frame, Nanos, SourceId, Status};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,8 +29,6 @@ use std::time::Duration;
 
 /// Tick records that may wait for the observer: over two seconds at 100 Hz.
 const RECORDS: usize = 256;
-/// A keyframe opens a recording and follows this often.
-const KEYFRAME_EVERY: Nanos = Nanos::from_s(10);
 /// The observer looks this often.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long a run goes on after its timeline has ended, so that what is being said can end.
@@ -163,7 +161,7 @@ pub fn run(setup: Setup, watch: &mut dyn Watch) -> Result<Finished, RunError> {
             Some(RecordThread::start(recorder).map_err(system("the recorder's thread"))?)
         }
     };
-    let (mut tick_tap, sensor_tap, record_thread) = match recording {
+    let (tick_tap, sensor_tap, record_thread) = match recording {
         Some(handle) => (Some(handle.tick), Some(handle.sensors), Some(handle.thread)),
         None => (None, None, None),
     };
@@ -184,9 +182,15 @@ pub fn run(setup: Setup, watch: &mut dyn Watch) -> Result<Finished, RunError> {
         rings.push(ring);
     }
 
-    // Lane, voice, tick.
-    let (executor, lane) = Executor::spawn("lane", loaded.engines, Arc::clone(&store) as _, Arc::clone(&clock))
-        .map_err(system("the lane's thread"))?;
+    // Lanes, voice, tick.
+    let (mut executors, mut lanes) = (Vec::new(), Vec::new());
+    for (index, engines) in by_lane(loaded.engines, core_config.schedule.lanes).into_iter().enumerate() {
+        let name = format!("lane{index}");
+        let (executor, lane) = Executor::spawn(&name, engines, Arc::clone(&store) as _, Arc::clone(&clock))
+            .map_err(system("a lane's thread"))?;
+        executors.push(executor);
+        lanes.push(lane);
+    }
     let played = Arc::new(PlayedSound::new());
     let voice = voice(&config, &played, watch)?;
     let names = core_config.sources.iter().map(|(_, name)| name.clone()).collect();
@@ -204,7 +208,7 @@ pub fn run(setup: Setup, watch: &mut dyn Watch) -> Result<Finished, RunError> {
     let parts = RobotParts {
         core: Box::new(Core::new(core_config.clone())),
         inbox,
-        lanes: vec![lane],
+        lanes,
         acts: link.acts,
         actor: Some(link.thread),
         records: records_out,
@@ -216,52 +220,18 @@ pub fn run(setup: Setup, watch: &mut dyn Watch) -> Result<Finished, RunError> {
     let sources = sources::start(setup.source, feeds, &config, &played, Arc::clone(&clock), begun)?;
 
     // Observe until it is over.
-    let mut tally = Tally::new(core_config.clone());
-    let mut digest = Digest::default();
-    let mut replica = Core::new(core_config.clone());
-    let mut repeated = Outputs::default();
-    let mut diverged = None;
-    let mut next_keyframe = Nanos::ZERO;
+    let mut observer = Observer::new(core_config, tick_tap);
     let mut notify = Notify::from_environment();
-    let mut absent = vec![false; core_config.sources.len()];
     let mut over_since = None;
     let beats = robot.beats();
     loop {
         while let Ok(record) = records.full.pop() {
-            let (inputs, outputs) = (&record.inputs, &record.outputs);
-            if let Some(tap) = tick_tap.as_mut() {
-                if inputs.now >= next_keyframe {
-                    tap.keyframe(inputs.tick, &replica.keyframe());
-                    next_keyframe = inputs.now.after(KEYFRAME_EVERY);
-                }
-                tap.tick(inputs, outputs, record.woke, record.work);
-            }
-            replica.tick(inputs, &mut repeated);
-            if diverged.is_none() && repeated != *outputs {
-                diverged = Some(inputs.tick);
-                watch.note(&format!("the second core decided otherwise in tick {}; please report this", inputs.tick));
-            }
-            digest.update(inputs.tick, outputs);
-            let timing = Timing { lateness: record.woke.since(inputs.now), work: record.work };
-            tally.tick(inputs, outputs, Some(timing));
-            for health in &inputs.health {
-                if let Some(absent) = absent.get_mut(usize::from(health.source.0)) {
-                    *absent = !health.present;
-                }
-            }
-            watch.tick(&record, timing);
+            observer.observe(&record, watch);
             let _ = records.free.push(record);
         }
-        watch.refresh(&mut tally);
+        watch.refresh(&mut observer.tally);
         let now = clock.now();
-        let missing: Vec<&str> = core_config
-            .sources
-            .iter()
-            .zip(&absent)
-            .filter(|((kind, _), absent)| **absent && *kind != SourceKind::Status)
-            .map(|((_, name), _)| name.as_str())
-            .collect();
-        notify.update(now, true, beats.ticks.load(Ordering::Acquire), &missing);
+        notify.update(now, true, beats.ticks.load(Ordering::Acquire), &observer.missing());
         if sources.is_over() {
             over_since.get_or_insert(now);
         }
@@ -280,16 +250,11 @@ pub fn run(setup: Setup, watch: &mut dyn Watch) -> Result<Finished, RunError> {
     sources.stop();
     let _ = robot.stop();
     while let Ok(record) = records.full.pop() {
-        if let Some(tap) = tick_tap.as_mut() {
-            tap.tick(&record.inputs, &record.outputs, record.woke, record.work);
-        }
-        replica.tick(&record.inputs, &mut repeated);
-        digest.update(record.inputs.tick, &record.outputs);
-        let timing = Timing { lateness: record.woke.since(record.inputs.now), work: record.work };
-        tally.tick(&record.inputs, &record.outputs, Some(timing));
+        observer.observe(&record, watch);
     }
     drop(body);
-    drop(executor);
+    drop(executors);
+    let Observer { mut tally, digest, diverged, .. } = observer.finish();
     let recording = record_thread.map(RecordThread::close);
     let report = tally.report(digest.hex());
     Ok(Finished { report, tally, recording, diverged, records_dropped: beats.records_dropped.load(Ordering::Acquire) })

@@ -224,6 +224,9 @@ pub enum LaneEvent {
         longest: Nanos,
         /// Times another job ran between two of its steps.
         preempted: u16,
+        /// IRP energy after its last step, thousandths: 1000 at the start, 0 when complete; `None` if its engine cannot
+        /// tell or it ran no step.
+        energy_permille: Option<u16>,
         /// When it ended.
         at: Nanos,
     },

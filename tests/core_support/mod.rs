@@ -151,6 +151,7 @@ impl Day {
                 busy: Nanos::from_ms(2),
                 longest: Nanos::from_ms(2),
                 preempted: 0,
+                energy_permille: None,
                 at: now,
             });
         }

@@ -231,6 +231,7 @@ fn done(tick: u64) -> LaneEvent {
         busy: Nanos(1_000),
         longest: Nanos(500),
         preempted: 0,
+        energy_permille: Some(250),
         at: START + Nanos(tick * 10_000_000),
     }
 }

@@ -120,7 +120,7 @@ fn preemptions_count_only_jobs_that_were_pushed_aside_between_two_steps() {
     let run = |lane: &mut Lane| {
         let slot = lane.next(Nanos::ZERO, &mut none).expect("work");
         lane.start(slot);
-        lane.ran(slot, Nanos::from_ms(1), true);
+        lane.ran(slot, Nanos::from_ms(1), true, Some(0.25));
         slot
     };
     lane.submit(job(1, Class::Background, 1_000), Nanos::ZERO, &mut none);
@@ -135,7 +135,8 @@ fn preemptions_count_only_jobs_that_were_pushed_aside_between_two_steps() {
     }
     run(&mut lane);
     lane.leave(low, Outcome::Completed, Output::None, Nanos::ZERO, &mut |event| {
-        let LaneEvent::Done { preempted, steps, busy, .. } = event else { panic!("done") };
+        let LaneEvent::Done { preempted, steps, busy, energy_permille, .. } = event else { panic!("done") };
+        assert_eq!(energy_permille, Some(250), "the energy after its last step");
         assert_eq!((preempted, steps, busy), (1, 3, Nanos::from_ms(3)), "two reflexes in one gap are one preemption");
     });
 }

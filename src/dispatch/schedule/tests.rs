@@ -46,7 +46,8 @@ fn load(steps: u32, step_us: u32, now: Nanos) -> Want {
 }
 
 fn done(job: JobId, outcome: Outcome, busy: Nanos, at: Nanos) -> LaneEvent {
-    LaneEvent::Done { job, outcome, output: Output::None, steps: 1, busy, longest: busy, preempted: 0, at }
+    let (output, steps, longest, preempted, energy_permille) = (Output::None, 1, busy, 0, Some(0));
+    LaneEvent::Done { job, outcome, output, steps, busy, longest, preempted, energy_permille, at }
 }
 
 fn word(job: JobId) -> LaneEvent {
