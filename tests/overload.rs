@@ -109,6 +109,7 @@ fn block(seq: u64, captured: Nanos) -> AudioFeatures {
         stamp: Stamp::Device,
         band_cdb: [-6_000; BANDS],
         level_cdb: -6_000,
+        heard_cdb: -6_000,
         voice_permille: 0,
         echo_permille: 0,
         lost: 0,

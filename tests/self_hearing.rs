@@ -2,11 +2,14 @@
 //! noise. It must not react to itself, and a "stop" that somebody says over it must get through. Needs espeak-ng for the
 //! robot's voice; without it the test says "skipped".
 
+use sage::attend::own_voice::OwnVoice;
 use sage::engine::cpu::ear::{Ear, EarEvent};
 use sage::sense::resample::Resampler;
 use sage::sense::scene::Phrases;
 use sage::sense::sound::AudioFeatureExtractor;
-use sage::types::{AUDIO_BLOCK, AUDIO_RATE_HZ, AudioBlock, Nanos, SourceId, Stamp};
+use sage::types::{
+    AUDIO_BLOCK, AUDIO_RATE_HZ, AudioBlock, HeardWord, Nanos, SourceId, Stamp, UtteranceId, VoiceReport, Word,
+};
 use std::path::Path;
 use std::process::Command;
 
@@ -14,13 +17,6 @@ use std::process::Command;
 const SECONDS: usize = 600;
 /// A "stop" comes this often.
 const STOP_EVERY: usize = 6 * AUDIO_RATE_HZ as usize;
-/// As `attend::own_voice`: a word that the loudspeaker explains to this share is the robot's own.
-const MOSTLY_ECHO_PERMILLE: u32 = 850;
-/// The same for "stop".
-const STOP_ECHO_PERMILLE: u32 = 700;
-/// Blocks of a word.
-const WORD_BLOCKS: usize = 20;
-
 /// Samples of `text` in the robot's voice, 16 kHz; `None` without espeak-ng.
 fn speak(text: &str) -> Option<Vec<f32>> {
     let output = Command::new("espeak-ng").args(["-v", "en-us", "-s", "170", "--stdout", text]).output().ok()?;
@@ -54,14 +50,22 @@ fn rms(sound: &[f32]) -> f32 {
     (loud.iter().map(|x| x * x).sum::<f32>() / loud.len().max(1) as f32).sqrt()
 }
 
-/// What the ear makes of it: ends of "stop" and of other words that would count, in samples.
-fn listen(played: &[f32], others: &[f32]) -> (Vec<u64>, Vec<(u64, String)>) {
+/// What a listening robot made of it: ends, in samples, of each "stop" and of other words that it took for somebody's.
+struct Heard {
+    stops: Vec<u64>,
+    words: Vec<(u64, String)>,
+}
+
+fn listen(played: &[f32], others: &[f32]) -> Heard {
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("engines/ear/ear.safetensors");
     let mut ear = Ear::load(&weights).expect("the ear that ships");
-    let mut extractor = AudioFeatureExtractor::new(SourceId(0));
-    let (mut stops, mut words) = (Vec::new(), Vec::new());
+    let source = SourceId(0);
+    let mut extractor = AudioFeatureExtractor::new(source);
+    // It talks all the time, and what it says is not known by word: only the echo can tell.
+    let mut own = OwnVoice::new(1);
+    own.reports(&VoiceReport { utterance: UtteranceId(1), playing: true, ..VoiceReport::default() }, Nanos::ZERO);
+    let mut heard = Heard { stops: Vec::new(), words: Vec::new() };
     let mut noise = 1_u32;
-    let mut echo = vec![(0_u16, 0_u16); played.len() / AUDIO_BLOCK + 1];
     for seq in 0..played.len() / AUDIO_BLOCK {
         let mut block = AudioBlock {
             seq: seq as u64,
@@ -76,55 +80,35 @@ fn listen(played: &[f32], others: &[f32]) -> (Vec<u64>, Vec<(u64, String)>) {
             noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let hiss = (noise >> 16) as f32 / 65_536.0 - 0.5;
             // The direct way and three reflections.
-            let heard =
-                0.8 * back(40) + 0.3 * back(190) - 0.15 * back(420) + 0.1 * back(900) + others[at] + 0.004 * hiss;
-            block.samples[offset] = (heard.clamp(-1.0, 1.0) * 32_767.0) as i16;
+            let sound = 0.8 * back(40) + 0.3 * back(190) - 0.15 * back(420) + 0.1 * back(900);
+            let sound = sound + others[at] + 0.004 * hiss;
+            block.samples[offset] = (sound.clamp(-1.0, 1.0) * 32_767.0) as i16;
             block.played[offset] = (played[at].clamp(-1.0, 1.0) * 32_767.0) as i16;
         }
-        let features = extractor.extract(&block);
-        echo[seq] = (features.echo_permille, features.voice_permille);
+        own.hears(&extractor.extract(&block));
         ear.push_i16(&extractor.cleaned().samples, &mut |event| {
-            if let EarEvent::Word { word, text } = event {
-                // Mean share of the word's last 400 ms, pauses apart, as the core takes it.
-                let last = (word.end_sample as usize / AUDIO_BLOCK).min(seq);
-                let sounding = |block: &&(u16, u16)| block.0 > 0 || block.1 >= 300;
-                let blocks = echo[last.saturating_sub(WORD_BLOCKS)..=last].iter().filter(sounding);
-                let (sum, count) = blocks.fold((0, 0), |(sum, count), block| (sum + u32::from(block.0), count + 1));
-                let share = sum / count.max(1);
-                match text {
-                    "stop" | "halt" if share < STOP_ECHO_PERMILLE => stops.push(word.end_sample),
-                    "stop" | "halt" | "<unk>" => {}
-                    _ if share >= MOSTLY_ECHO_PERMILLE => {}
-                    _ => words.push((word.end_sample, text.to_owned())),
-                }
+            let EarEvent::Word { word, text } = event else { return };
+            let ended = Nanos(word.end_sample * 62_500);
+            let known = HeardWord { word: Word::from(text).expect("short"), ended, score_permille: 900 };
+            if text == "<unk>" || own.is_own(source, &known) {
+                return;
+            }
+            match text {
+                "stop" | "halt" => heard.stops.push(word.end_sample),
+                _ => heard.words.push((word.end_sample, text.to_owned())),
             }
         });
     }
-    (stops, words)
+    heard
 }
 
-#[test]
-fn the_robot_does_not_react_to_itself_but_hears_stop() {
-    let Some(played) = own_speech() else {
-        println!("skipped: espeak-ng is not installed");
-        return;
-    };
-    let played: Vec<f32> = {
-        let gain = 0.1 / rms(&played);
-        played.iter().map(|x| x * gain).collect()
-    };
-    let (stops, words) = listen(&played, &vec![0.0; played.len()]);
-    println!(
-        "own voice alone, {SECONDS} s: {} x \"stop\", {} other words not taken for its own",
-        stops.len(),
-        words.len()
-    );
-    assert!(stops.len() <= 1, "the robot stopped itself at {stops:?}");
-
+/// Says "stop" in two voices by turns, as loud as the robot, the first after `first` samples; how many got through, of
+/// how many.
+fn stops_heard(played: &[f32], first: usize) -> (usize, usize) {
     let phrases = Phrases::shipped();
     let mut others = vec![0.0; played.len()];
     let mut ends = Vec::new();
-    for (index, start) in (STOP_EVERY..played.len() - STOP_EVERY).step_by(STOP_EVERY).enumerate() {
+    for (index, start) in (first..played.len() - STOP_EVERY).step_by(STOP_EVERY).enumerate() {
         let voice = ["ann", "ben"][index % 2];
         let stop = phrases.samples("stop", voice).expect("in the bank");
         let gain = 0.1 / rms(&stop);
@@ -133,10 +117,27 @@ fn the_robot_does_not_react_to_itself_but_hears_stop() {
         }
         ends.push((start + stop.len()) as u64);
     }
-    let (stops, _) = listen(&played, &others);
-    let near = |end: &u64| stops.iter().any(|at| at.abs_diff(*end) < u64::from(AUDIO_RATE_HZ) / 2);
-    let caught = ends.iter().filter(|end| near(end)).count();
-    println!("\"stop\" said over it as loud as itself: {caught} of {} caught", ends.len());
-    // The aim is 90 %; 80 % is what no change may fall below.
-    assert!(caught * 10 >= ends.len() * 8, "{caught} of {}", ends.len());
+    let heard = listen(played, &others);
+    let near = |end: &&u64| heard.stops.iter().any(|at| at.abs_diff(**end) < u64::from(AUDIO_RATE_HZ) / 2);
+    (ends.iter().filter(near).count(), ends.len())
+}
+
+#[test]
+fn the_robot_does_not_react_to_itself_but_hears_stop() {
+    let Some(played) = own_speech() else {
+        println!("skipped: espeak-ng is not installed");
+        return;
+    };
+    let gain = 0.1 / rms(&played);
+    let played: Vec<f32> = played.iter().map(|x| x * gain).collect();
+    let alone = listen(&played, &vec![0.0; played.len()]);
+    let (stops, words) = (alone.stops.len(), alone.words.len());
+    println!("own voice alone, {SECONDS} s: {stops} x \"stop\", {words} other words not taken for its own");
+    assert!(stops + words <= 1, "the robot reacts to itself: {:?} {:?}", alone.stops, alone.words);
+    // The filter was tuned on the first of these; the second was never looked at while doing so.
+    for (set, first) in [("tuned", STOP_EVERY), ("held out", STOP_EVERY + 37_111)] {
+        let (caught, of) = stops_heard(&played, first);
+        println!("\"stop\" said over it as loud as itself, {set}: {caught} of {of} caught");
+        assert!(caught * 10 >= of * 9, "{set}: {caught} of {of}");
+    }
 }

@@ -138,6 +138,7 @@ fn sound(seq: u64, captured: Nanos) -> AudioFeatures {
         stamp: Stamp::Device,
         band_cdb: [0; BANDS],
         level_cdb: 0,
+        heard_cdb: 0,
         voice_permille: 0,
         echo_permille: 0,
         lost: 0,

@@ -152,7 +152,7 @@ impl Dialogue {
         if again || heard.score_permille < REFLEX_SCORE {
             return;
         }
-        if self.own.saying(&heard.word, heard.ended) || self.own.explains_stop(source, heard) {
+        if self.own.saying(&heard.word, heard.ended) || self.own.explains(source, heard) {
             self.own.reject(source, heard);
             return shed(source, Why::OwnVoice, at);
         }

@@ -16,13 +16,10 @@ const SAID: usize = 48;
 const BLOCKS: usize = 64;
 /// How much sound before a word's end is its own.
 const WORD_SPAN: Nanos = Nanos::from_ms(400);
-/// From this echo share on, a word heard is the robot's whatever it sounds like: somebody as loud as the robot brings it
-/// down to one half, somebody 7 dB quieter to 83 %.
-const MOSTLY_ECHO_PERMILLE: u32 = 850;
-/// The same for "stop": set where ten minutes of own speech alone no longer stop the robot (`tests/self_hearing.rs`).
-const STOP_ECHO_PERMILLE: u32 = 700;
-/// Voice from which a block without echo is somebody's.
-const VOICED: u16 = 300;
+/// From this echo share of a word's power on, it is the robot's whatever it sounds like. Where the filter has learned its
+/// path, the robot's own words have 980 and more (`tests/self_hearing.rs`: the lowest of ten minutes), somebody as loud
+/// as the robot brings it down to 500, somebody 9 dB quieter to 890.
+const MOSTLY_ECHO_PERMILLE: f32 = 900.0;
 /// Rejected words kept, to drop them from their utterance too.
 const REJECTED: usize = 48;
 
@@ -35,12 +32,12 @@ struct Said {
     played: Option<Nanos>,
 }
 
-/// A block's share of echo, and whether it holds sound at all: the robot's or somebody's voice.
+/// A block's share of echo, and its level with the echo in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Echo {
     at: Nanos,
     permille: u16,
-    sounds: bool,
+    heard_cdb: i16,
 }
 
 /// What was said lately and how much of the sound it explains.
@@ -100,7 +97,7 @@ impl OwnVoice {
         let index = usize::from(features.source.0);
         let Some(kept) = self.echo.get_mut(index) else { return };
         let permille = features.echo_permille.min(1000);
-        let echo = Echo { at: features.captured, permille, sounds: permille > 0 || features.voice_permille >= VOICED };
+        let echo = Echo { at: features.captured, permille, heard_cdb: features.heard_cdb };
         let next = &mut self.echo_next[index];
         if kept.try_push(echo).is_err() {
             kept[usize::from(*next) % BLOCKS] = echo;
@@ -127,29 +124,29 @@ impl OwnVoice {
             })
     }
 
-    /// Mean echo share of the word's sound, pauses apart; 0 if its blocks are no longer kept.
-    fn echo_of(&self, source: SourceId, ended: Nanos) -> u32 {
-        let Some(kept) = self.echo.get(usize::from(source.0)) else { return 0 };
+    /// Echo share of the word's power, thousandths: what sounds loud counts much, pauses hardly. 0 if its blocks are no
+    /// longer kept.
+    fn echo_of(&self, source: SourceId, ended: Nanos) -> f32 {
+        let Some(kept) = self.echo.get(usize::from(source.0)) else { return 0.0 };
         let span = ended.since(WORD_SPAN)..=ended;
-        let (mut sum, mut blocks) = (0u32, 0u32);
-        for echo in kept.iter().filter(|echo| echo.sounds && span.contains(&echo.at)) {
-            sum += u32::from(echo.permille);
-            blocks += 1;
+        let (mut echo, mut all) = (0.0f32, 0.0f32);
+        for block in kept.iter().filter(|block| span.contains(&block.at)) {
+            let power = libm::exp10f(f32::from(block.heard_cdb) / 1_000.0);
+            echo += power * f32::from(block.permille);
+            all += power;
         }
-        sum.checked_div(blocks).unwrap_or(0)
+        if all > 0.0 { echo / all } else { 0.0 }
     }
 
-    /// Whether the robot's voice explains so much of a "stop" that nobody else can have said it.
-    pub fn explains_stop(&self, source: SourceId, heard: &HeardWord) -> bool {
-        self.plays(heard.ended) && self.echo_of(source, heard.ended) >= STOP_ECHO_PERMILLE
+    /// Whether the robot's voice explains so much of a word that nobody else can have said it.
+    pub fn explains(&self, source: SourceId, heard: &HeardWord) -> bool {
+        self.plays(heard.ended) && self.echo_of(source, heard.ended) >= MOSTLY_ECHO_PERMILLE
     }
 
     /// Whether a heard word is the robot's own: it says that word about then, or its voice explains most of the sound.
     pub fn is_own(&self, source: SourceId, heard: &HeardWord) -> bool {
         let known = (heard.ended, source, heard.word);
-        self.rejected.contains(&known)
-            || self.saying(&heard.word, heard.ended)
-            || (self.plays(heard.ended) && self.echo_of(source, heard.ended) >= MOSTLY_ECHO_PERMILLE)
+        self.rejected.contains(&known) || self.saying(&heard.word, heard.ended) || self.explains(source, heard)
     }
 
     /// Remembers that a word was rejected, so that its utterance is judged the same.
@@ -215,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_misheard_echo_is_own_by_its_share_of_the_sound() {
-        for (permille, own_word) in [(900, true), (300, false)] {
+        for (permille, own_word) in [(950, true), (850, false), (300, false)] {
             let mut own = talking(&["small"], 0, 5_000);
             for i in 0..40 {
                 own.hears(&AudioFeatures {
@@ -225,6 +222,7 @@ mod tests {
                     stamp: Default::default(),
                     band_cdb: [0; 8],
                     level_cdb: 0,
+                    heard_cdb: -2_000,
                     voice_permille: 900,
                     echo_permille: permille,
                     lost: 0,

@@ -40,6 +40,7 @@ fn block(seq: u64, now: Nanos, level_cdb: i16) -> AudioFeatures {
         stamp: Default::default(),
         band_cdb: [level_cdb; BANDS],
         level_cdb,
+        heard_cdb: level_cdb,
         voice_permille: 0,
         echo_permille: 0,
         lost: 0,

@@ -24,7 +24,8 @@ pub const VIEWS: [View; 12] = [
             ("motion", "array", "camera: mean absolute luma change per cell, quarters of a step"),
             ("looming", "object", "camera: growth_permille_per_s, cells, bearing_mrad"),
             ("band_cdb", "array", "microphone: level per band, 1/100 dB of full scale"),
-            ("level_cdb", "integer", "microphone: level of the block"),
+            ("level_cdb", "integer", "microphone: level of the block without the robot's own voice"),
+            ("heard_cdb", "integer", "microphone: level of the block with it"),
             ("voice_permille", "integer", "microphone: voice activity"),
             ("echo_permille", "integer", "microphone: share of the block that the robot itself said"),
         ],
@@ -175,7 +176,7 @@ pub fn camera(features: &CameraFeatures) -> Value {
 pub fn audio(features: &AudioFeatures) -> Value {
     json!({
         "seq": features.seq, "captured_ns": features.captured.0, "stamp": features.stamp, "lost": features.lost,
-        "band_cdb": features.band_cdb, "level_cdb": features.level_cdb,
+        "band_cdb": features.band_cdb, "level_cdb": features.level_cdb, "heard_cdb": features.heard_cdb,
         "voice_permille": features.voice_permille, "echo_permille": features.echo_permille,
     })
 }

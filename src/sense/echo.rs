@@ -27,8 +27,11 @@ const BELIEVED: f32 = 0.5;
 const CONSTRAINED: usize = 4;
 /// Least power that counts as a played sample, of full scale squared, summed over a hop.
 const SILENT_POWER: f32 = 1e-7;
-/// The rest may be turned down to this.
-const LEAST_GAIN: f32 = 0.03;
+/// The rest may be turned down to this. Lower, and a "stop" said over the robot's voice is turned down with it.
+const LEAST_GAIN: f32 = 0.3;
+/// So many times of what is left unexplained must be there to count as somebody's voice. This and the gain above were chosen by
+/// how many are heard (`tests/self_hearing.rs`).
+const DOUBT: f32 = 1.4;
 /// What leaks through is the least that was left within so many hops of sounding echo: 0.4 s. Another talker has
 /// pauses in which the truth shows; an echo that the filter cannot follow (devices that stumble) has none.
 const LEAK_HOPS: usize = 40;
@@ -259,7 +262,7 @@ fn loudness(bins: &Bins) -> f32 {
 fn rest_gain(error: &Bins, expected: &[f32; BINS], echo: &Bins, leak: f32) -> f32 {
     let share = HOP as f32 / POINTS as f32;
     let unsure: f32 = (4..BINS).map(|k| share * (expected[k] + leak * echo[k].power())).sum();
-    let voice = 1.0 - 2.0 * unsure / (loudness(error) + 1e-9);
+    let voice = 1.0 - DOUBT * unsure / (loudness(error) + 1e-9);
     libm::sqrtf(voice.clamp(0.0, 1.0)).max(LEAST_GAIN)
 }
 

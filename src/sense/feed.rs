@@ -356,6 +356,7 @@ mod tests {
                 stamp: Default::default(),
                 band_cdb: Default::default(),
                 level_cdb: 0,
+                heard_cdb: 0,
                 voice_permille: 0,
                 echo_permille: 0,
                 lost: 0,

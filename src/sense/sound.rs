@@ -64,6 +64,7 @@ impl AudioFeatureExtractor {
         let cleaned = self.echo.clean(block);
         self.cleaned = AudioBlock { samples: cleaned.samples, ..*block };
         let (bands, level) = self.levels(&cleaned.samples.map(|s| f32::from(s) / 32_768.0));
+        let heard = if cleaned.active { self.levels(&block.samples.map(|s| f32::from(s) / 32_768.0)).1 } else { level };
         let masked = if cleaned.active {
             let rest = 1_000.0 * libm::log10(f64::from(cleaned.leak)) + ECHO_MARGIN_CDB;
             let rest = libm::floor(rest.max(LEAST_MASK_CDB)) as i16;
@@ -80,6 +81,7 @@ impl AudioFeatureExtractor {
             stamp: block.stamp,
             band_cdb: bands,
             level_cdb: level,
+            heard_cdb: heard,
             voice_permille: self.voice.push(&bands, &masked),
             echo_permille: cleaned.echo_permille,
             lost: lost.min(u64::from(u16::MAX)) as u16,

@@ -63,6 +63,8 @@ pub struct AudioFeatures {
     pub band_cdb: [i16; BANDS],
     /// Level of the whole block, same unit.
     pub level_cdb: i16,
+    /// Level as the microphone heard it, the robot's own voice included, same unit.
+    pub heard_cdb: i16,
     /// Voice activity 0..=1000.
     pub voice_permille: u16,
     /// Share of the block explained by what the loudspeaker played, 0..=1000.

@@ -110,6 +110,7 @@ impl Day {
             stamp: Stamp::Device,
             band_cdb: [level; BANDS],
             level_cdb: level,
+            heard_cdb: level,
             voice_permille: if seq % 500 < 60 { 900 } else { 0 },
             echo_permille: 0,
             lost: 0,

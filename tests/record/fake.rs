@@ -91,6 +91,7 @@ impl Extractors for FakeExtractors {
             stamp: block.stamp,
             band_cdb: [0; BANDS],
             level_cdb: level as i16 - 1_000,
+            heard_cdb: level as i16 - 1_000,
             voice_permille: 0,
             echo_permille: block.played[0].unsigned_abs() % 1_000,
             lost: 0,

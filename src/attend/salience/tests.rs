@@ -38,6 +38,7 @@ fn block(at_ms: u64, level_db: f32, voice: u16) -> AudioFeatures {
         stamp: Default::default(),
         band_cdb: [(level_db * 100.0) as i16; BANDS],
         level_cdb: (level_db * 100.0) as i16,
+        heard_cdb: (level_db * 100.0) as i16,
         voice_permille: voice,
         echo_permille: 0,
         lost: 0,
