@@ -1,6 +1,6 @@
 //! `sage bench`: figures of the loop and of the engines on this machine. Nothing here passes or fails.
 
-use super::{Verdict, bench_engines, bench_llm, bench_loop};
+use super::{Verdict, bench_engines, bench_live, bench_llm, bench_loop};
 use clap::Subcommand;
 use std::path::PathBuf;
 
@@ -15,6 +15,8 @@ pub struct Args {
 enum What {
     /// The tick, features, growth, replay, simulation and overload.
     Loop(LoopArgs),
+    /// The whole loop in real time, without engines and under twice a lane's load by turns.
+    Live(bench_live::Args),
     /// Step costs of the engines that ship; `--write` makes a profile of them.
     Engines {
         /// Write a profile to this file.
@@ -54,6 +56,7 @@ pub struct LoopArgs {
 pub fn run(args: Args) -> anyhow::Result<Verdict> {
     match args.what {
         What::Loop(args) => bench_loop::run(&args),
+        What::Live(args) => bench_live::run(&args),
         What::Engines { write } => bench_engines::run(write.as_deref()),
         What::Llm(args) => bench_llm::run(&args),
         What::Lateness { rate, seconds, priority } => bench_loop::lateness(rate, seconds, priority),

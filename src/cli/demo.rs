@@ -78,6 +78,7 @@ pub fn run(args: Args) -> anyhow::Result<Verdict> {
     let setup = Setup {
         config,
         source: Source::Timeline { payloads, origin },
+        engines: true,
         record: Some(args.out.join(format!("{name}.mcap"))),
         limit: args.seconds.map(|seconds| Nanos((seconds * 1e9) as u64)),
         stop: Arc::clone(&stop),

@@ -4,6 +4,7 @@
 mod ask;
 mod bench;
 mod bench_engines;
+mod bench_live;
 mod bench_llm;
 mod bench_loop;
 mod chat;

@@ -61,7 +61,7 @@ pub fn run(args: Args) -> anyhow::Result<Verdict> {
     };
     let stop = super::show::stop_on_signals()?;
     let limit = args.seconds.map(|seconds| Nanos((seconds.max(0.0) * 1e9) as u64));
-    let setup = Setup { config, source: Source::Devices, record: Some(out), limit, stop, seed: 0 };
+    let setup = Setup { config, source: Source::Devices, engines: true, record: Some(out), limit, stop, seed: 0 };
     let finished = run_session(setup, &mut Lines).map_err(super::demo::refused)?;
     let mut out = io::stdout().lock();
     if let Some(recording) = finished.recording {

@@ -45,6 +45,7 @@ pub fn run(args: Args) -> anyhow::Result<Verdict> {
     let setup = Setup {
         config,
         source: Source::Devices,
+        engines: true,
         record: dir,
         limit: args.seconds.map(|seconds| Nanos((seconds.max(0.0) * 1e9) as u64)),
         stop,

@@ -56,6 +56,8 @@ pub struct Setup {
     pub config: Config,
     /// Where sensor data comes from.
     pub source: Source,
+    /// Whether lanes get their engines; without, every job fails at once. For measuring what engines cost the tick.
+    pub engines: bool,
     /// File or folder of the recording.
     pub record: Option<PathBuf>,
     /// The run ends after this span.
@@ -139,7 +141,10 @@ pub fn run(setup: Setup, watch: &mut dyn Watch) -> Result<Finished, RunError> {
     let config = setup.config;
     let core_config = config.core();
     let clock: Arc<dyn Clock> = Arc::new(Monotonic);
-    let loaded = engines::load(&config.engines, LoadKind::Busy(Arc::clone(&clock)))?;
+    let mut loaded = engines::load(&config.engines, LoadKind::Busy(Arc::clone(&clock)))?;
+    if !setup.engines {
+        loaded.engines.clear();
+    }
     let about: Vec<String> = loaded.engines.iter().map(|engine| engine.describe()).collect();
     let session = SessionInfo {
         config: serde_json::to_value(&config).unwrap_or_default(),
