@@ -15,6 +15,7 @@ pub mod dispatch;
 pub mod engine;
 pub mod model;
 pub mod observe;
+pub mod plan;
 pub mod record;
 pub mod robot;
 pub mod sense;

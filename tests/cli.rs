@@ -90,3 +90,30 @@ fn a_build_without_devices_says_in_one_sentence_how_to_get_them() {
         assert!(stderr(&output).contains("--features live"), "{args:?}: {}", stderr(&output));
     }
 }
+
+#[test]
+fn a_plan_says_yes_or_no_with_reasons_and_run_refuses_what_it_refuses() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("sage.toml");
+    let name = file.display().to_string();
+    let robot = "[[camera]]\nname = \"front\"\n[[microphone]]\nname = \"mic\"\n";
+    std::fs::write(&file, robot).expect("written");
+    let output = sage(&["plan", "--config", &name, "--device", "thor"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", stderr(&output));
+    assert!(text.contains("yes: it fits") && text.contains("Reason (Dialogue)"), "{text}");
+
+    let beside = "[[plan.beside]]\nname = \"omni\"\nweights_bytes = 66000000000\nloading = \"copied\"\n";
+    std::fs::write(&file, format!("{robot}[plan]\ndevice = \"thor\"\n{beside}")).expect("written");
+    let output = sage(&["plan", "--config", &name, "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(answer["admitted"], false);
+    let output = sage(&["run", "--config", &name]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("while its largest copied network is loaded"), "{}", stderr(&output));
+
+    let output = sage(&["plan", "--config", &name, "--device", "abacus"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("thor"), "{}", stderr(&output));
+}

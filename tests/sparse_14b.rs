@@ -1,9 +1,10 @@
 //! A checkpoint of Qwen2.5-14B's shape, 29.5 GB, loads and gives a token on a machine with less memory than that: weights are
 //! mapped, never copied. The file is sparse, so it takes no disk space. Reading its holes takes a while: run it by name,
-//! `cargo test --release --test sparse_14b -- --ignored --nocapture`.
+//! `cargo test --release --test sparse_14b -- --ignored --nocapture`. Emitting it as ONNX reads headers only.
 
 use sage::engine::CancelToken;
 use sage::engine::cpu::qwen2::{Decoder, DecoderOptions, Generation, Step};
+use sage::model::onnx::{Form, Options, Precision, emit};
 use sage::model::qwen2::Qwen2Weights;
 use sage::model::sampling::{Sampler, Sampling};
 use serde_json::{Map, Value, json};
@@ -77,6 +78,25 @@ fn anonymous_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn fourteen_billion_weights_are_emitted_as_onnx_without_being_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = write(folder.path());
+    for form in [Form::Fused, Form::Primitive] {
+        let before = anonymous_bytes();
+        let began = Instant::now();
+        let options = Options { form, precision: Precision::Bf16, capacity: 4096, groups: 4 };
+        let emitted = emit(folder.path(), &folder.path().join("out"), &options).unwrap();
+        let taken = began.elapsed();
+        let beside: u64 = emitted.graphs.iter().map(|graph| graph.bytes).sum();
+        let grown = anonymous_bytes().saturating_sub(before);
+        println!("{form:?}: {beside} bytes beside {bytes} in {taken:?}, {grown} bytes of memory more");
+        assert!(beside < 20_000_000, "{beside} bytes beside the safetensors");
+        assert!(grown < 200_000_000, "{grown} bytes of memory");
+        assert_eq!(emitted.weights.len(), 2);
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod demo;
 mod devices;
 mod engine;
 mod language_model;
+mod plan;
 mod random_model;
 mod record;
 mod replay;
@@ -61,6 +62,8 @@ enum CliCommand {
     Bench(bench::Args),
     /// Make a language model's weights smaller, and measure what that costs.
     Engine(engine::Args),
+    /// Say whether a configuration fits a device's memory and keeps its deadlines, before anything is loaded.
+    Plan(plan::Args),
     /// Print or check a configuration.
     Config(config::Args),
     /// Generate shell completions.
@@ -106,6 +109,7 @@ pub fn main() -> ExitCode {
         CliCommand::Chat(args) => chat::run(&args),
         CliCommand::Bench(args) => bench::run(args),
         CliCommand::Engine(args) => engine::run(&args),
+        CliCommand::Plan(args) => plan::run(&args),
         CliCommand::Config(args) => config::run(&args),
         CliCommand::Completions(args) => shell::completions(&args),
         CliCommand::Man => shell::man(),

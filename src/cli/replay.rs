@@ -270,7 +270,7 @@ fn recording(path: &Path, plan: &Plan, of: Option<&SessionInfo>) -> anyhow::Resu
 }
 
 /// A profile by name or file.
-fn find_profile(name: &str) -> anyhow::Result<Profile> {
+pub(super) fn find_profile(name: &str) -> anyhow::Result<Profile> {
     let folder = crate::assets::root().join("engines/profiles");
     let direct = PathBuf::from(name);
     let file = if direct.is_file() { direct } else { folder.join(format!("{name}.toml")) };
@@ -283,7 +283,7 @@ fn find_profile(name: &str) -> anyhow::Result<Profile> {
             .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_string_lossy().into_owned()))
             .collect();
         known.sort();
-        let text = format!("--profile {name}: no such profile; there are {}; a TOML file works too", known.join(", "));
+        let text = format!("profile {name}: no such profile; there are {}; a TOML file works too", known.join(", "));
         return Err(BadInput(text).into());
     };
     toml::from_str(&text).map_err(|error| BadInput(format!("{}: {error}", file.display())).into())

@@ -1,7 +1,7 @@
 //! `sage run`: the loop on this robot's cameras and microphones, until SIGTERM or Ctrl-C.
 
 use super::show::{Screen, finish, stop_on_signals};
-use super::{Verdict, demo};
+use super::{Verdict, demo, plan};
 use crate::config::Config;
 use crate::observe::logging;
 use crate::robot::session::{self, Setup, Source};
@@ -32,6 +32,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<Verdict> {
     let config = Config::load(&args.config)?;
+    plan::admit(&config)?;
     if let Some(complaint) = logging::install(&config.log) {
         eprintln!("sage: {complaint}");
     }

@@ -135,6 +135,7 @@ fn first_impossible(config: &Config) -> Option<(&'static str, &'static str, Stri
         within("realtime", "spin_us", c.realtime.spin_us.into(), 0.0, 5_000.0, "µs"),
         one_of("engines", "kernels", &c.engines.kernels, &["auto", "scalar"]),
         within("engines", "threads", c.engines.threads.into(), 1.0, 64.0, ""),
+        one_of("plan", "device", &c.plan.device, &crate::plan::Device::NAMES),
         one_of("log", "format", &c.log.format, &["human", "json", "journald"]),
     ];
     checks.into_iter().flatten().next().or_else(|| relations(config))

@@ -5,6 +5,7 @@ mod load;
 
 pub use load::{ConfigError, DEFAULT_TOML};
 
+use crate::dispatch::demands::Assumptions;
 use crate::types::{MAX_SOURCES, Metabolic, Nanos, SourceId, SourceKind};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -42,6 +43,8 @@ pub struct Config {
     pub realtime: RealtimeConfig,
     /// `[engines]`.
     pub engines: EnginesConfig,
+    /// `[plan]`.
+    pub plan: PlanConfig,
     /// `[log]`.
     pub log: LogConfig,
 }
@@ -319,6 +322,46 @@ section! {
         /// Threads of one lane.
         threads: u8 = 1,
     }
+}
+section! {
+    /// What `sage plan` and admission before a run assume.
+    PlanConfig {
+        /// "this", "thor" or "h200".
+        device: String = "this".to_owned(),
+        /// Memory kept for the system, bytes; 0: what the device needs by default.
+        reserve_bytes: u64 = 0,
+        /// Step costs: a profile's name or file; empty: those of the networks that ship.
+        profile: String = String::new(),
+        /// What no configuration says and the analysis of times needs.
+        assume: Assumptions = Assumptions::default(),
+        /// What else holds the device's memory.
+        beside: Vec<Beside> = Vec::new(),
+    }
+}
+section! {
+    /// A network or program beside those of `[engines]`.
+    Beside {
+        /// Name in the table.
+        name: String = String::new(),
+        /// Its weights.
+        weights_bytes: u64 = 0,
+        /// Its keys and values.
+        kv_bytes: u64 = 0,
+        /// Its working memory.
+        activation_bytes: u64 = 0,
+        /// "mapped": its weights are used where the file lies in memory; "copied": they lie in memory twice while it loads.
+        loading: Loading = Loading::Mapped,
+    }
+}
+
+/// How weights get into memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Loading {
+    /// The file is mapped and used in place.
+    Mapped,
+    /// The file is read and copied.
+    Copied,
 }
 section! {
     /// Log output.

@@ -45,6 +45,7 @@ impl Element {
 #[derive(Clone)]
 pub struct Tensor {
     map: Arc<Mmap>,
+    file: Arc<Path>,
     range: Range<usize>,
     /// Element type in the file.
     pub dtype: Dtype,
@@ -56,6 +57,16 @@ impl Tensor {
     /// The tensor's bytes as stored, little-endian, row-major.
     pub fn bytes(&self) -> &[u8] {
         &self.map[self.range.clone()]
+    }
+
+    /// The file that holds it.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Where its bytes begin in that file.
+    pub fn offset_bytes(&self) -> u64 {
+        self.range.start as u64
     }
 }
 
@@ -122,9 +133,16 @@ impl Checkpoint {
             ModelError::invalid(path, format!("is damaged or cut short ({error}); download it again"))
         })?;
         let data = header + 8;
+        let file: Arc<Path> = path.into();
         for (name, info) in metadata.tensors() {
             let range = data + info.data_offsets.0..data + info.data_offsets.1;
-            let tensor = Tensor { map: Arc::clone(&map), range, dtype: info.dtype, shape: info.shape.clone() };
+            let tensor = Tensor {
+                map: Arc::clone(&map),
+                file: Arc::clone(&file),
+                range,
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+            };
             self.tensors.insert(name, tensor);
         }
         Ok(())

@@ -19,11 +19,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Tokens that one prefill step reads: about a millisecond of the shipped mind.
-const PREFILL_CHUNK: usize = 24;
+pub const PREFILL_CHUNK: usize = 24;
 /// Tokens of prompt and answer together.
-const CONTEXT: usize = 1_024;
+pub const CONTEXT: usize = 1_024;
 /// Interrupted answers that are kept.
-const PARKED: usize = 2;
+pub const PARKED: usize = 2;
 
 /// The language model as an engine of a lane.
 pub struct Reasoner {
