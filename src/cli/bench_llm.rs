@@ -29,7 +29,13 @@ pub struct Args {
     #[arg(long, value_name = "SHAPE", default_value = "0.5b", conflicts_with = "model")]
     shape: Shape,
     /// How the random weights are stored.
-    #[arg(long, value_name = "FORMAT,...", value_delimiter = ',', default_value = "bf16,8bit,4bit", conflicts_with = "model")]
+    #[arg(
+        long,
+        value_name = "FORMAT,...",
+        value_delimiter = ',',
+        default_value = "bf16,8bit,4bit",
+        conflicts_with = "model"
+    )]
     weights: Vec<Format>,
     /// Thread counts to measure, such as 1,2.
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1, 2])]

@@ -17,7 +17,7 @@ pub struct SchemaError(String);
 /// Characters up to which words of plain text are kept in sets of their own. A string of bounded length that has room for n more
 /// characters takes every set up to n as a whole, and only longer words are looked at one by one. `llguidance`'s own choice is 10
 /// and 30, which makes the last 30 characters of such a string cost milliseconds each.
-const SLICE_LENGTHS: [u32; 9] = [1, 2, 3, 4, 6, 8, 11, 15, 30];
+const SLICE_LENGTHS: [u32; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 14, 30];
 
 /// A tokenizer's words, prepared for schemas: made once for a model (some tenths of a second for 150,000 words).
 pub struct Constraints {

@@ -155,7 +155,8 @@ impl Session for Chat {
             Ok(over) => {
                 // A small model is done before the cancel comes; it begins again.
                 if over {
-                    talk.ask(&self.prompt, super::CONTEXT).map_err(|error| EngineError::Unsupported(error.to_string()))?;
+                    talk.ask(&self.prompt, super::CONTEXT)
+                        .map_err(|error| EngineError::Unsupported(error.to_string()))?;
                 }
                 Progress::More
             }
