@@ -4,7 +4,7 @@
 use super::language_model::{Answer, ModelArgs, ModelFiles, Speaker, milliseconds, quantile_ms, resident_bytes};
 use super::{BadInput, Verdict};
 use crate::engine::CancelToken;
-use crate::model::constraint::Constraint;
+use crate::model::constraint::{Constraint, Constraints};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -87,7 +87,8 @@ fn constraint(file: &Path, files: &ModelFiles) -> anyhow::Result<Constraint> {
     let text = std::fs::read_to_string(file).map_err(|error| bad(&error))?;
     let schema: Value = serde_json::from_str(&text).map_err(|error| bad(&error))?;
     let end = files.sampling.end_tokens.first().copied();
-    Ok(Constraint::new(&files.tokenizer, end, &schema).map_err(|error| bad(&error))?)
+    let constraints = Constraints::new(&files.tokenizer, end).map_err(|error| bad(&error))?;
+    Ok(constraints.prepare(&schema).map_err(|error| bad(&error))?.begin())
 }
 
 /// Answers, streaming unless the output is JSON.

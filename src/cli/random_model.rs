@@ -35,34 +35,61 @@ impl Shape {
     }
 }
 
-/// The folder; removed when dropped.
-pub struct RandomModel(PathBuf);
+/// A folder of this process in the system's temporary folder; removed when dropped.
+pub struct TemporaryFolder(PathBuf);
 
-impl RandomModel {
-    /// Writes config and weights.
+impl TemporaryFolder {
+    /// Makes it.
     ///
     /// # Errors
     /// The temporary folder cannot be written.
-    pub fn write(shape: Shape) -> io::Result<RandomModel> {
-        let folder = std::env::temp_dir().join(format!("sage-random-model-{}", std::process::id()));
+    pub fn make(name: &str) -> io::Result<TemporaryFolder> {
+        let folder = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
-        let model = RandomModel(folder);
-        let config = shape.config();
-        std::fs::write(model.0.join("config.json"), config.to_string())?;
-        write_weights(&model.0.join("model.safetensors"), &tensors(&config))?;
-        Ok(model)
+        Ok(TemporaryFolder(folder))
     }
 
     /// Where it lies.
-    pub fn folder(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.0
     }
 }
 
-impl Drop for RandomModel {
+impl Drop for TemporaryFolder {
     fn drop(&mut self) {
         // A folder that cannot be removed stays in the system's temporary folder.
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The checkpoint; removed when dropped.
+pub struct RandomModel(TemporaryFolder);
+
+impl RandomModel {
+    /// Writes config and weights to a temporary folder.
+    ///
+    /// # Errors
+    /// The temporary folder cannot be written.
+    pub fn write(shape: Shape) -> io::Result<RandomModel> {
+        let folder = TemporaryFolder::make("sage-random-model")?;
+        Self::write_to(folder.path(), shape)?;
+        Ok(RandomModel(folder))
+    }
+
+    /// Writes config and weights to `folder`, where they stay.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn write_to(folder: &Path, shape: Shape) -> io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let config = shape.config();
+        std::fs::write(folder.join("config.json"), config.to_string())?;
+        write_weights(&folder.join("model.safetensors"), &tensors(&config))
+    }
+
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        self.0.path()
     }
 }
 

@@ -114,7 +114,7 @@ fn names_byte_level(decoder: &serde_json::Value) -> bool {
 
 /// The printable character that stands for each byte (GPT-2's table): itself if printable in Latin-1, else one from
 /// U+0100 on.
-fn byte_alphabet() -> [char; 256] {
+pub(crate) fn byte_alphabet() -> [char; 256] {
     let mut next = 0x100u32;
     std::array::from_fn(|byte| {
         let own = byte as u32;
