@@ -11,7 +11,7 @@ use crate::robot::session::{self, Setup, Source, Watch};
 use crate::robot::{Claim, TickRecord, request_release};
 use crate::sense::feed::Payload;
 use crate::types::Nanos;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -54,13 +54,13 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
     Ok(Verdict::Good)
 }
 
-fn one(args: &Args, scene: &PathBuf, engines: bool, stop: &Arc<AtomicBool>) -> anyhow::Result<Report> {
+fn one(args: &Args, scene: &Path, engines: bool, stop: &Arc<AtomicBool>) -> anyhow::Result<Report> {
     let log = SensorLog::open(scene, &Mapping::default()).map_err(|error| BadInput(error.to_string()))?;
     let mut config = with_sources_of(&log, Config::default());
     config.tick.rate_hz = args.rate;
     config.schedule.load_ms_per_s = if engines { args.load } else { 0.0 };
     let showing = Showing {
-        scene: scene.clone(),
+        scene: scene.to_owned(),
         log: Some(log),
         origin: None,
         begun: Nanos::ZERO,
