@@ -1,7 +1,7 @@
-//! `sage engine`: makes smaller weights out of a checkpoint, and says what that costs in accuracy. Model folders flow in; a model
-//! folder or figures flow out.
+//! `sage engine`: builds and looks after TensorRT engines (engine_build.rs), makes smaller weights out of a checkpoint, and says
+//! what that costs in accuracy. Model folders flow in; engine or model folders, or figures, flow out.
 
-use super::{BadInput, Verdict};
+use super::{BadInput, Verdict, engine_build};
 use crate::engine::CancelToken;
 use crate::engine::cpu::qwen2::{Decoder, DecoderOptions};
 use crate::model::checkpoint::Element;
@@ -21,6 +21,16 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum EngineCommand {
+    /// Build a TensorRT engine from a checkpoint, or write the ONNX that another machine builds from.
+    Build(engine_build::BuildArgs),
+    /// Print what an engine's folder says about itself.
+    Inspect(engine_build::FolderArgs),
+    /// List the engines in a folder.
+    List(engine_build::FolderArgs),
+    /// Check that an engine's files are whole and, with --model, that it is the checkpoint's.
+    Verify(engine_build::VerifyArgs),
+    /// Remove what interrupted or earlier builds left in an engine's folder.
+    Prune(engine_build::FolderArgs),
     /// Store a checkpoint's matrices in 8 or 4 bits, in groups of 32 with a scale each.
     Quantize(QuantizeArgs),
     /// Compare a model with the one it was made from: perplexity, top-1 agreement, KL divergence.
@@ -71,6 +81,11 @@ struct EvalArgs {
 /// A folder or file that cannot be used, in one sentence.
 pub fn run(args: &Args) -> anyhow::Result<Verdict> {
     match &args.what {
+        EngineCommand::Build(args) => engine_build::build(args),
+        EngineCommand::Inspect(args) => engine_build::inspect(args),
+        EngineCommand::List(args) => engine_build::list(args),
+        EngineCommand::Verify(args) => engine_build::verify(args),
+        EngineCommand::Prune(args) => engine_build::prune(args),
         EngineCommand::Quantize(args) => make_smaller(args),
         EngineCommand::Eval(args) => evaluate(args),
     }

@@ -12,6 +12,7 @@ mod config;
 mod demo;
 mod devices;
 mod engine;
+mod engine_build;
 mod language_model;
 mod plan;
 mod random_model;
@@ -60,7 +61,7 @@ enum CliCommand {
     Chat(chat::Args),
     /// Measure the loop or an engine.
     Bench(bench::Args),
-    /// Make a language model's weights smaller, and measure what that costs.
+    /// Build TensorRT engines; make a language model's weights smaller, and measure what that costs.
     Engine(engine::Args),
     /// Say whether a configuration fits a device's memory and keeps its deadlines, before anything is loaded.
     Plan(plan::Args),

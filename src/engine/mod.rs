@@ -4,6 +4,7 @@
 
 pub mod cpu;
 pub mod profile;
+pub mod tensorrt;
 
 use crate::types::{
     AudioBlock, Capability, Frame, HeardWord, Job, LaneEvent, MAX_WORDS, Nanos, Output, Piece, SourceId,

@@ -6,7 +6,7 @@ pub mod proto;
 pub mod qwen2;
 
 use self::graph::Location;
-use self::proto::DataType;
+use self::proto::{DataType, Model};
 use self::qwen2::{Part, Stored, decoder};
 use super::ModelError;
 use super::checkpoint::{Checkpoint, Tensor};
@@ -102,42 +102,76 @@ pub struct EmittedGraph {
     pub bytes: u64,
 }
 
-/// Writes the graphs of the checkpoint `model` to the folder `out`, with hard links to its weights.
+/// A graph that is not yet a file.
+#[derive(Debug, Clone)]
+pub struct Composed {
+    /// Name of its file.
+    pub name: String,
+    /// Its layers.
+    pub layers: Range<usize>,
+    /// The graph.
+    pub model: Model,
+}
+
+impl Composed {
+    /// Names of the weights that it refers to.
+    pub fn weights(&self) -> impl Iterator<Item = &str> {
+        let all = self.model.graph.iter().flat_map(|graph| &graph.initializer);
+        all.filter(|tensor| tensor.data_location == 1).map(|tensor| tensor.name.as_str())
+    }
+}
+
+/// The graphs of a checkpoint, one per layer group.
 ///
 /// # Errors
-/// The checkpoint cannot be used, its weights are quantised, the groups do not fit, or `out` cannot be written.
-pub fn emit(model: &Path, out: &Path, options: &Options) -> Result<Emitted, ModelError> {
-    let config = Qwen2Config::load(model)?;
+/// Its weights are quantised, one is missing, or the groups do not fit.
+pub fn compose(checkpoint: &Checkpoint, config: &Qwen2Config, options: &Options) -> Result<Vec<Composed>, ModelError> {
+    let folder = checkpoint.directory();
     if options.groups == 0 || options.groups > config.layers {
         let reason = format!("{} groups do not fit {} layers", options.groups, config.layers);
-        return Err(ModelError::invalid(model, reason));
+        return Err(ModelError::invalid(folder, reason));
     }
-    let checkpoint = Checkpoint::open(model)?;
     for (name, tensor) in checkpoint.tensors() {
         if kind_of(tensor.dtype).is_none() {
             let reason = format!(
                 "`{name}` is stored as {:?}; engines are emitted from bf16, f16 or f32 weights, give the unquantised checkpoint",
                 tensor.dtype
             );
-            return Err(ModelError::invalid(model, reason));
+            return Err(ModelError::invalid(folder, reason));
         }
     }
+    let find = |name: &str| checkpoint.get(name).and_then(stored);
+    let parts = groups(config.layers, options.groups).into_iter().enumerate();
+    parts
+        .map(|(index, layers)| {
+            let part = Part { layers: layers.clone(), of: config.layers };
+            let model = decoder(config, &find, options, &part)
+                .map_err(|missing| ModelError::invalid(folder, missing.to_string()))?;
+            let name = match options.groups {
+                1 => "model.onnx".to_owned(),
+                count => format!("model-{index}-of-{count}.onnx"),
+            };
+            Ok(Composed { name, layers, model })
+        })
+        .collect()
+}
+
+/// Writes the graphs of the checkpoint `model` to the folder `out`, with hard links to its weights.
+///
+/// # Errors
+/// The checkpoint cannot be used, its weights are quantised, the groups do not fit, or `out` cannot be written.
+pub fn emit(model: &Path, out: &Path, options: &Options) -> Result<Emitted, ModelError> {
+    let config = Qwen2Config::load(model)?;
+    let checkpoint = Checkpoint::open(model)?;
+    let composed = compose(&checkpoint, &config, options)?;
     let failed = |error: io::Error| ModelError::invalid(out, format!("cannot be written ({error})"));
     std::fs::create_dir_all(out).map_err(failed)?;
-    let find = |name: &str| checkpoint.get(name).and_then(stored);
     let mut graphs = Vec::new();
-    for (index, layers) in groups(config.layers, options.groups).into_iter().enumerate() {
-        let part = Part { layers: layers.clone(), of: config.layers };
-        let graph = decoder(&config, &find, options, &part)
-            .map_err(|missing| ModelError::invalid(model, missing.to_string()))?;
-        let name = match options.groups {
-            1 => "model.onnx".to_owned(),
-            count => format!("model-{index}-of-{count}.onnx"),
-        };
-        let bytes = graph.encode_to_vec();
-        let path = out.join(name);
+    for graph in composed {
+        let bytes = graph.model.encode_to_vec();
+        let path = out.join(graph.name);
         write_whole(&path, &bytes).map_err(failed)?;
-        graphs.push(EmittedGraph { path, layers, bytes: bytes.len() as u64 });
+        graphs.push(EmittedGraph { path, layers: graph.layers, bytes: bytes.len() as u64 });
     }
     let files: BTreeSet<&Path> = checkpoint.tensors().map(|(_, tensor)| tensor.file()).collect();
     let mut weights = Vec::new();

@@ -1,0 +1,316 @@
+//! `sage engine build`, `inspect`, `list`, `verify` and `prune`: engines of TensorRT on disk. Folders flow in; folders and lines
+//! flow out.
+
+use super::{BadInput, Verdict};
+use crate::engine::tensorrt::build::{Outcome, build as build_engine, emit_only, trtexec_lines};
+use crate::engine::tensorrt::manifest::{self, Manifest, Recipe, Target};
+use crate::engine::tensorrt::shelf::{self, Shelved};
+use crate::engine::tensorrt::{TrtError, Watch, locate};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::onnx::{Form, Options, Precision};
+use crate::model::qwen2::Qwen2Config;
+use safetensors::Dtype;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Positions of the KV cache unless something else is said.
+const CAPACITY: usize = 4_096;
+
+/// Arguments of `sage engine build`.
+#[derive(Debug, clap::Args)]
+pub struct BuildArgs {
+    /// Model folder in Hugging Face layout (Qwen2 or Qwen2.5), in bf16, f16 or f32.
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Folder of the engine; made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Numbers to compute in: bf16, fp16 or fp32; default: the checkpoint's own.
+    #[arg(long, value_name = "P")]
+    precision: Option<String>,
+    /// The GPU: thor, this, sm89, sm120 and the like.
+    #[arg(long, value_name = "T", default_value = "this")]
+    target: String,
+    /// Operators: fused needs TensorRT 10.15 or newer, primitive runs on any 10.
+    #[arg(long, value_enum, default_value_t = Form::Fused)]
+    form: Form,
+    /// Positions that the KV cache has room for; default: 4096, or what the model was made for, if less.
+    #[arg(long, value_name = "N")]
+    capacity: Option<usize>,
+    /// Most tokens of one prefill step.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    chunk: usize,
+    /// Engines that the layers are divided among, with a preemption point between them.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    groups: usize,
+    /// Write model.onnx and links to the weights, and print the command that builds from them elsewhere.
+    #[arg(long)]
+    emit_only: bool,
+    /// Folder with TensorRT's libraries; default: SAGE_TENSORRT, then where the system looks.
+    #[arg(long, value_name = "DIR")]
+    tensorrt: Option<PathBuf>,
+}
+
+/// Arguments of commands on a folder.
+#[derive(Debug, clap::Args)]
+pub struct FolderArgs {
+    /// The folder.
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+/// Arguments of `sage engine verify`.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// The engine's folder.
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// The checkpoint that it should be of.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+/// Refusals are bad input; a missing library or file is a fault.
+fn refused(error: TrtError) -> anyhow::Error {
+    match error {
+        TrtError::Refused(_) | TrtError::Model(_) | TrtError::Stale(_) => BadInput(error.to_string()).into(),
+        other => other.into(),
+    }
+}
+
+fn recipe(args: &BuildArgs) -> anyhow::Result<Recipe> {
+    let bad = |text: String| anyhow::Error::from(BadInput(text));
+    Target::parse(&args.target).map_err(bad)?;
+    let precision = match args.precision.as_deref() {
+        Some("bf16") => Precision::Bf16,
+        Some("fp16") => Precision::Fp16,
+        Some("fp32") => Precision::Fp32,
+        Some(name @ ("fp8" | "int8" | "int4" | "nvfp4")) => {
+            return Err(bad(format!("--precision {name} is not built yet; bf16, fp16 and fp32 are")));
+        }
+        Some(name) => return Err(bad(format!("no precision \"{name}\"; there are bf16, fp16 and fp32"))),
+        None => {
+            let checkpoint = Checkpoint::open(&args.model).map_err(|error| BadInput(error.to_string()))?;
+            let own = checkpoint.get("model.embed_tokens.weight").map(|tensor| tensor.dtype);
+            if own == Some(Dtype::F16) { Precision::Fp16 } else { Precision::Bf16 }
+        }
+    };
+    let config = Qwen2Config::load(&args.model).map_err(|error| BadInput(error.to_string()))?;
+    let most = config.max_positions;
+    let capacity = args.capacity.unwrap_or(CAPACITY.min(most));
+    if capacity > most {
+        return Err(bad(format!("--capacity {capacity} is beyond the {most} positions that the model was made for")));
+    }
+    if capacity < 2 || args.chunk == 0 || args.chunk > capacity {
+        return Err(bad(format!("a chunk of {} tokens does not fit {capacity} positions", args.chunk)));
+    }
+    Ok(Recipe {
+        graph: Options { form: args.form, precision, capacity, groups: args.groups },
+        chunk: args.chunk,
+        target: args.target.clone(),
+    })
+}
+
+/// Runs `sage engine build`.
+///
+/// # Errors
+/// One sentence about what is missing, refused or cancelled.
+pub fn build(args: &BuildArgs) -> anyhow::Result<Verdict> {
+    let recipe = recipe(args)?;
+    if args.out.canonicalize().ok().is_some_and(|out| args.model.canonicalize().ok() == Some(out)) {
+        return Err(BadInput("--out is the model's own folder; give another".to_owned()).into());
+    }
+    let mut out = io::stdout().lock();
+    if args.emit_only {
+        let manifest = emit_only(&args.model, &args.out, recipe).map_err(refused)?;
+        for engine in &manifest.engines {
+            writeln!(out, "{}: {} bytes", args.out.join(&engine.file).display(), engine.bytes)?;
+        }
+        writeln!(out, "on the device:")?;
+        for line in trtexec_lines(&args.model, &args.out, &manifest).map_err(refused)? {
+            writeln!(out, "{line}")?;
+        }
+        return Ok(Verdict::Good);
+    }
+    let library = locate::find(args.tensorrt.as_deref()).map_err(refused)?;
+    writeln!(io::stderr(), "{}", library.describe())?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    let bar = Bar { stop: Arc::clone(&stop), phases: Mutex::default(), drawn: io::stderr().is_terminal() };
+    let cancelled = || stop.load(Ordering::Acquire);
+    let outcome = build_engine(&library, &args.model, &args.out, recipe, &bar, &cancelled);
+    bar.end();
+    match outcome.map_err(refused)? {
+        Outcome::UpToDate(_) => writeln!(out, "{}: up to date", args.out.display())?,
+        Outcome::Built(manifest, why) => {
+            if let Some(why) = why {
+                writeln!(out, "built again: {why}")?;
+            }
+            for engine in &manifest.engines {
+                writeln!(out, "{}: {} bytes", args.out.join(&engine.file).display(), engine.bytes)?;
+            }
+        }
+    }
+    Ok(Verdict::Good)
+}
+
+/// How far a build is.
+struct Bar {
+    stop: Arc<AtomicBool>,
+    /// Open phases: name, steps done, steps in all.
+    phases: Mutex<Vec<(String, u32, u32)>>,
+    drawn: bool,
+}
+
+impl Bar {
+    fn draw(&self, phases: &[(String, u32, u32)]) {
+        let mut share = 0.0;
+        let mut part = 1.0;
+        for (_, done, of) in phases {
+            part /= f64::from((*of).max(1));
+            share += f64::from(*done) * part;
+        }
+        let name = phases.last().map_or("", |phase| phase.0.as_str());
+        let _ = write!(io::stderr(), "\r{:3.0} %  {name:<50.50}", 100.0 * share.min(1.0));
+    }
+
+    fn end(&self) {
+        if self.drawn {
+            let _ = write!(io::stderr(), "\r{:60}\r", "");
+        }
+    }
+}
+
+impl Watch for Bar {
+    fn phase(&self, name: &str, _: Option<&str>, steps: u32) {
+        self.phases.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), 0, steps));
+    }
+
+    fn step(&self, name: &str, step: u32) -> bool {
+        let mut phases = self.phases.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(phase) = phases.iter_mut().rev().find(|phase| phase.0 == name) {
+            phase.1 = step + 1;
+        }
+        if self.drawn {
+            self.draw(&phases);
+        }
+        !self.stop.load(Ordering::Acquire)
+    }
+
+    fn finished(&self, name: &str) {
+        let mut phases = self.phases.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = phases.iter().rposition(|phase| phase.0 == name) {
+            phases.remove(at);
+        }
+    }
+}
+
+/// Runs `sage engine inspect`.
+///
+/// # Errors
+/// No engine lies there.
+pub fn inspect(args: &FolderArgs) -> anyhow::Result<Verdict> {
+    let mut out = io::stdout().lock();
+    match shelf::look(&args.folder) {
+        Some(Shelved::Own(_, manifest)) => {
+            let text = serde_json::to_string_pretty(&*manifest.map_err(refused)?)?;
+            writeln!(out, "{text}")?;
+        }
+        Some(Shelved::EdgeLlm(folder, plans)) => {
+            writeln!(out, "{}: an engine of TensorRT Edge-LLM: {}", folder.display(), plans.join(", "))?;
+            writeln!(out, "its plans need its own plugin library; sage recognises them but does not run them yet")?;
+        }
+        None => {
+            let text = format!("{}: no engine lies there ({} is missing)", args.folder.display(), manifest::FILE);
+            return Err(BadInput(text).into());
+        }
+    }
+    Ok(Verdict::Good)
+}
+
+/// Runs `sage engine list`.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn list(args: &FolderArgs) -> anyhow::Result<Verdict> {
+    let mut out = io::stdout().lock();
+    for found in shelf::list(&args.folder).map_err(refused)? {
+        match found {
+            Shelved::Own(folder, Ok(manifest)) => writeln!(out, "{}: {}", folder.display(), about(&manifest))?,
+            Shelved::Own(_, Err(error)) => writeln!(out, "{error}")?,
+            Shelved::EdgeLlm(folder, _) => writeln!(out, "{}: TensorRT Edge-LLM", folder.display())?,
+        }
+    }
+    Ok(Verdict::Good)
+}
+
+fn about(manifest: &Manifest) -> String {
+    let graph = &manifest.recipe.graph;
+    let bytes: u64 = manifest.engines.iter().map(|engine| engine.bytes).sum();
+    let made = match &manifest.builder {
+        None => "emitted for".to_owned(),
+        Some(builder) => format!("{} for", builder.tensorrt),
+    };
+    format!(
+        "{} layers of {}, {}, {:?}, {} positions, {} in a row, {made} {}, {:.1} MB",
+        manifest.network.layers,
+        manifest.network.hidden,
+        graph.precision.name(),
+        graph.form,
+        graph.capacity,
+        graph.groups,
+        manifest.recipe.target,
+        bytes as f64 / 1e6
+    )
+}
+
+/// Runs `sage engine verify`.
+///
+/// # Errors
+/// No engine lies there.
+pub fn verify(args: &VerifyArgs) -> anyhow::Result<Verdict> {
+    let manifest = Manifest::load(&args.folder).map_err(refused)?;
+    let mut wrong = manifest.check_files(&args.folder).err().map(|error| error.to_string());
+    if let (None, Some(model)) = (&wrong, &args.model) {
+        wrong = differs(&manifest, model)?;
+    }
+    let mut out = io::stdout().lock();
+    match wrong {
+        None => writeln!(out, "{}: good: {}", args.folder.display(), about(&manifest))?,
+        Some(why) => {
+            writeln!(out, "{}: {why}", args.folder.display())?;
+            return Ok(Verdict::CheckFailed);
+        }
+    }
+    Ok(Verdict::Good)
+}
+
+fn differs(manifest: &Manifest, model: &Path) -> anyhow::Result<Option<String>> {
+    let bad = |error: crate::model::ModelError| BadInput(error.to_string());
+    let config = Qwen2Config::load(model).map_err(bad)?;
+    let checkpoint = Checkpoint::open(model).map_err(bad)?;
+    let mut wanted = Manifest::new(&checkpoint, &config, manifest.recipe.clone());
+    wanted.builder.clone_from(&manifest.builder);
+    Ok(manifest.differs_from(&wanted))
+}
+
+/// Runs `sage engine prune`.
+///
+/// # Errors
+/// No engine lies there, or a file cannot be removed.
+pub fn prune(args: &FolderArgs) -> anyhow::Result<Verdict> {
+    let manifest = Manifest::load(&args.folder).map_err(refused)?;
+    let removed = shelf::prune(&args.folder, &manifest).map_err(refused)?;
+    let mut out = io::stdout().lock();
+    for (name, bytes) in &removed {
+        writeln!(out, "removed {name}, {bytes} bytes")?;
+    }
+    writeln!(out, "{} files removed", removed.len())?;
+    Ok(Verdict::Good)
+}

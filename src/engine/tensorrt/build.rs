@@ -1,0 +1,255 @@
+//! Builds engines of a checkpoint, or writes what another machine needs to build them. A model folder and a recipe flow in; a
+//! folder with plans and a manifest flows out, written so that an interrupted build leaves the old one or none.
+
+use super::abi::{Built, Io, Library, Request, Shapes, Watch};
+use super::manifest::{self, Builder, Engine, Manifest, Profile, Recipe, Target, hash_file};
+use super::{Flavor, TrtError, at};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::onnx::proto::{Model, Size};
+use crate::model::onnx::{Composed, Form, Precision, compose, emit, write_whole};
+use crate::model::qwen2::Qwen2Config;
+use prost::Message;
+use std::path::Path;
+
+/// What earlier builds in a folder measured.
+const TIMING_CACHE: &str = "timing.cache";
+
+/// What became of a build.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The engine that is there is the one that is wanted.
+    UpToDate(Manifest),
+    /// It was built; the sentence says why the one that was there would not do.
+    Built(Manifest, Option<String>),
+}
+
+/// Writes graphs, links to the weights and a manifest.
+///
+/// # Errors
+/// The checkpoint cannot be used or the folder cannot be written.
+pub fn emit_only(model: &Path, out: &Path, recipe: Recipe) -> Result<Manifest, TrtError> {
+    let emitted = emit(model, out, &recipe.graph)?;
+    let checkpoint = Checkpoint::open(model)?;
+    let mut manifest = Manifest::new(&checkpoint, &emitted.config, recipe);
+    for (graph, composed) in emitted.graphs.iter().zip(compose(&checkpoint, &emitted.config, &manifest.recipe.graph)?) {
+        let name = graph.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        manifest.engines.push(Engine {
+            file: name,
+            layers: [graph.layers.start, graph.layers.end],
+            bytes: graph.bytes,
+            blake3: hash_file(&graph.path)?,
+            inputs: describe_graph(&composed.model, true),
+            outputs: describe_graph(&composed.model, false),
+        });
+    }
+    manifest.save(out)?;
+    Ok(manifest)
+}
+
+/// Builds with the TensorRT that was found.
+///
+/// # Errors
+/// What the checkpoint, TensorRT or the file system refuses; a cancelled build.
+pub fn build(
+    library: &Library,
+    model: &Path,
+    out: &Path,
+    recipe: Recipe,
+    watch: &dyn Watch,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Outcome, TrtError> {
+    let target = Target::parse(&recipe.target).map_err(TrtError::Refused)?;
+    refuse_foreign(library, &target)?;
+    if !fits(library, recipe.graph.form) {
+        let text = format!("{} has no fused attention (10.15 has); say --form primitive", library.describe());
+        return Err(TrtError::Refused(text));
+    }
+    if recipe.graph.form == Form::Fused && recipe.graph.precision == Precision::Fp32 {
+        let text = "fused attention computes in 16 bits only; say --precision bf16 or fp16, or --form primitive";
+        return Err(TrtError::Refused(text.to_owned()));
+    }
+    let (config, checkpoint) = (Qwen2Config::load(model)?, Checkpoint::open(model)?);
+    let composed = compose(&checkpoint, &config, &recipe.graph)?;
+    let mut wanted = Manifest::new(&checkpoint, &config, recipe);
+    wanted.builder = Some(Builder { tensorrt: library.describe(), capability: target.capability.unwrap_or_default() });
+    let mut why = None;
+    if out.join(manifest::FILE).exists() {
+        why = match Manifest::load(out) {
+            Ok(there) => match there.differs_from(&wanted) {
+                None => match there.check_files(out) {
+                    Ok(()) => return Ok(Outcome::UpToDate(there)),
+                    Err(error) => Some(error.to_string()),
+                },
+                different => different,
+            },
+            Err(error) => Some(error.to_string()),
+        };
+    }
+    std::fs::create_dir_all(out).map_err(at(out))?;
+    let capabilities: Vec<i32> = match (library.flavor, target.capability) {
+        (Flavor::Rtx, Some(capability)) => vec![capability],
+        _ => Vec::new(),
+    };
+    let cache_path = out.join(TIMING_CACHE);
+    let mut cache = std::fs::read(&cache_path).ok();
+    for part in &composed {
+        let built = build_part(library, &checkpoint, part, &wanted, (&capabilities, cache.as_deref()), watch);
+        let built = built.map_err(|error| if cancelled() { TrtError::Cancelled } else { error })?;
+        let bytes = built.plan.bytes();
+        let hash = blake3::hash(bytes).to_hex().to_string();
+        // The name carries the content: plans of the manifest that is there stay until the new one is in place.
+        let file = format!("{}-{}.plan", part.name.trim_end_matches(".onnx"), &hash[..12]);
+        let path = out.join(&file);
+        write_whole(&path, bytes).map_err(at(&path))?;
+        wanted.engines.push(Engine {
+            file,
+            layers: [part.layers.start, part.layers.end],
+            bytes: bytes.len() as u64,
+            blake3: hash,
+            inputs: built.inputs.iter().map(describe).collect(),
+            outputs: built.outputs.iter().map(describe).collect(),
+        });
+        if let Some(memory) = &built.timing_cache {
+            cache = Some(memory.bytes().to_vec());
+        }
+    }
+    if let Some(cache) = cache.filter(|cache| !cache.is_empty()) {
+        write_whole(&cache_path, &cache).map_err(at(&cache_path))?;
+    }
+    wanted.save(out)?;
+    super::shelf::prune(out, &wanted)?;
+    Ok(Outcome::Built(wanted, why))
+}
+
+/// What the installed builder cannot make, in one sentence.
+fn refuse_foreign(library: &Library, target: &Target) -> Result<(), TrtError> {
+    const RTX: [i32; 6] = [75, 80, 86, 89, 120, 121];
+    let name = library.describe();
+    match (library.flavor, target.capability) {
+        (Flavor::Rtx, Some(capability)) if !RTX.contains(&capability) => {
+            let known = RTX.map(|capability| format!("sm{capability}")).join(", ");
+            Err(TrtError::Refused(format!(
+                "{name} does not build for {} (sm{capability}), only for {known}; `--emit-only` writes what to build from on \
+                 the device itself",
+                target.name
+            )))
+        }
+        // TensorRT proper builds for the GPU that it runs on, and says itself when there is none.
+        _ => Ok(()),
+    }
+}
+
+fn build_part<'a>(
+    library: &'a Library,
+    checkpoint: &Checkpoint,
+    part: &Composed,
+    manifest: &Manifest,
+    (capabilities, timing_cache): (&[i32], Option<&[u8]>),
+    watch: &dyn Watch,
+) -> Result<Built<'a>, TrtError> {
+    let onnx = part.model.encode_to_vec();
+    let weights: Vec<(&str, &[u8])> =
+        part.weights().filter_map(|name| Some((name, checkpoint.get(name)?.bytes()))).collect();
+    let profiles: Vec<Vec<Shapes>> = manifest.profiles.iter().map(|profile| shapes(&part.model, profile)).collect();
+    let request = Request {
+        onnx: &onnx,
+        onnx_path: &checkpoint.directory().join(&part.name),
+        weights: &weights,
+        profiles: &profiles,
+        capabilities,
+        timing_cache,
+    };
+    library.builder()?.build(&request, watch)
+}
+
+/// The sizes of every dynamic input in one profile.
+pub fn shapes(model: &Model, profile: &Profile) -> Vec<Shapes> {
+    let size = |size: &Size, which: usize| match size {
+        Size::Fixed(size) => *size,
+        Size::Named(name) if name == "T" => profile.keys[which] as i64,
+        Size::Named(_) => profile.tokens[which] as i64,
+    };
+    let inputs = model.graph.iter().flat_map(|graph| &graph.input);
+    inputs
+        .filter_map(|input| {
+            let dims = &input.kind.as_ref()?.tensor.as_ref()?.shape.as_ref()?.dim;
+            let sizes: Vec<&Size> = dims.iter().filter_map(|dim| dim.size.as_ref()).collect();
+            sizes.iter().any(|size| matches!(size, Size::Named(_))).then(|| {
+                let [min, opt, max] = [0, 1, 2].map(|which| sizes.iter().map(|s| size(s, which)).collect());
+                Shapes { name: input.name.clone(), min, opt, max }
+            })
+        })
+        .collect()
+}
+
+/// The command that builds an emitted graph where TensorRT's own tool is.
+///
+/// # Errors
+/// The checkpoint cannot be used.
+pub fn trtexec_lines(model: &Path, out: &Path, manifest: &Manifest) -> Result<Vec<String>, TrtError> {
+    let (config, checkpoint) = (Qwen2Config::load(model)?, Checkpoint::open(model)?);
+    let composed = compose(&checkpoint, &config, &manifest.recipe.graph)?;
+    let line = |part: &Composed| {
+        let onnx = out.join(&part.name);
+        let mut line = format!(
+            "trtexec --onnx={} --stronglyTyped --saveEngine={}",
+            onnx.display(),
+            onnx.with_extension("plan").display()
+        );
+        for (index, profile) in manifest.profiles.iter().enumerate() {
+            line.push_str(&format!(" --profile={index}"));
+            let shapes = shapes(&part.model, profile);
+            for (flag, which) in [("min", 0), ("opt", 1), ("max", 2)] {
+                let list: Vec<String> = shapes
+                    .iter()
+                    .map(|shape| {
+                        let sizes = [&shape.min, &shape.opt, &shape.max][which];
+                        let sizes: Vec<String> = sizes.iter().map(i64::to_string).collect();
+                        format!("{}:{}", shape.name, sizes.join("x"))
+                    })
+                    .collect();
+                line.push_str(&format!(" --{flag}Shapes={}", list.join(",")));
+            }
+        }
+        line
+    };
+    Ok(composed.iter().map(line).collect())
+}
+
+/// `name type [sizes]` of an input or output.
+fn describe(io: &Io) -> String {
+    let kind = match io.kind {
+        0 => "f32",
+        1 => "f16",
+        7 => "bf16",
+        8 => "i64",
+        3 => "i32",
+        _ => "?",
+    };
+    format!("{} {kind} {:?}", io.name, io.shape)
+}
+
+fn describe_graph(model: &Model, inputs: bool) -> Vec<String> {
+    let list = model.graph.iter().flat_map(|graph| if inputs { &graph.input } else { &graph.output });
+    list.map(|value| {
+        let tensor = value.kind.as_ref().and_then(|kind| kind.tensor.as_ref());
+        let kind = match tensor.map(|tensor| tensor.element) {
+            Some(1) => "f32",
+            Some(10) => "f16",
+            Some(16) => "bf16",
+            Some(7) => "i64",
+            _ => "?",
+        };
+        let dims =
+            tensor.and_then(|tensor| tensor.shape.as_ref()).map(|shape| shape.dim.as_slice()).unwrap_or_default();
+        let sizes: Vec<i64> =
+            dims.iter().map(|dim| if let Some(Size::Fixed(size)) = dim.size { size } else { -1 }).collect();
+        format!("{} {kind} {sizes:?}", value.name)
+    })
+    .collect()
+}
+
+/// Whether a form runs on a TensorRT of that version.
+pub fn fits(library: &Library, form: Form) -> bool {
+    form == Form::Primitive || library.flavor != Flavor::Ten || library.version >= 101_500
+}

@@ -1,0 +1,252 @@
+//! What an engine folder says about itself: from which weights, by which recipe, with which TensorRT, for which GPU. A folder
+//! flows in; a manifest, or the one sentence why its engine must not be used, flows out.
+
+use super::{TrtError, at};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::onnx::{Options, write_whole};
+use crate::model::qwen2::Qwen2Config;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Name of the file in an engine's folder.
+pub const FILE: &str = "manifest.json";
+/// Layout that this program writes and reads.
+const FORMAT: u32 = 1;
+
+/// The GPU that an engine is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// As asked for.
+    pub name: String,
+    /// Compute capability, 89 for 8.9; `None`: the machine's own.
+    pub capability: Option<i32>,
+}
+
+impl Target {
+    /// `thor`, `h200`, `this` or `sm89` and the like.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn parse(name: &str) -> Result<Target, String> {
+        let capability = match name {
+            "this" => None,
+            "thor" => Some(110),
+            "h200" => Some(90),
+            _ => {
+                let number = name.strip_prefix("sm").and_then(|digits| digits.parse().ok());
+                let known = number.filter(|number| (50..200).contains(number));
+                Some(
+                    known
+                        .ok_or_else(|| format!("no target \"{name}\"; say thor, this, or sm89, sm120 and the like"))?,
+                )
+            }
+        };
+        Ok(Target { name: name.to_owned(), capability })
+    }
+}
+
+/// What decides what an engine is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// The graph.
+    pub graph: Options,
+    /// Most tokens of one prefill step.
+    pub chunk: usize,
+    /// The GPU, as asked for.
+    pub target: String,
+}
+
+/// Sizes of one optimisation profile: least, usual, largest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// `decode` or `prefill`.
+    pub role: String,
+    /// New tokens, S.
+    pub tokens: [usize; 3],
+    /// Positions that are looked at, T.
+    pub keys: [usize; 3],
+}
+
+/// Shape of the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Decoder layers.
+    pub layers: usize,
+    /// Width.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Dimensions of a head.
+    pub head_dim: usize,
+    /// Rows of the embedding.
+    pub vocabulary: usize,
+}
+
+/// Which TensorRT built it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Builder {
+    /// Name and version.
+    pub tensorrt: String,
+    /// Compute capability; 0: the builder's own GPU.
+    pub capability: i32,
+}
+
+/// One engine of the row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Engine {
+    /// Its file: a plan, or after `--emit-only` an ONNX graph.
+    pub file: String,
+    /// First layer and the one after the last.
+    pub layers: [usize; 2],
+    /// Its size.
+    pub bytes: u64,
+    /// BLAKE3 of the file.
+    pub blake3: String,
+    /// Inputs as `name type [sizes]`.
+    pub inputs: Vec<String>,
+    /// Outputs as `name type [sizes]`.
+    pub outputs: Vec<String>,
+}
+
+/// The manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Layout of this file.
+    pub format: u32,
+    /// Shape of the network.
+    pub network: Network,
+    /// How it was made.
+    pub recipe: Recipe,
+    /// BLAKE3 over the headers and the first bytes of every tensor of the checkpoint.
+    pub weights: String,
+    /// Bytes of the checkpoint.
+    pub weights_bytes: u64,
+    /// Bytes of keys and values at full capacity.
+    pub kv_bytes: u64,
+    /// Optimisation profiles, by index.
+    pub profiles: Vec<Profile>,
+    /// Who built it; `None`: only emitted.
+    pub builder: Option<Builder>,
+    /// Its engines, in the order they run.
+    pub engines: Vec<Engine>,
+}
+
+impl Manifest {
+    /// A manifest without engines.
+    pub fn new(checkpoint: &Checkpoint, config: &Qwen2Config, recipe: Recipe) -> Manifest {
+        let capacity = recipe.graph.capacity;
+        let keys = [1, capacity.div_ceil(2), capacity];
+        let profile = |role: &str, tokens| Profile { role: role.to_owned(), tokens, keys };
+        let numbers = 2 * config.layers * config.kv_heads * config.head_dim * capacity;
+        Manifest {
+            format: FORMAT,
+            network: Network {
+                layers: config.layers,
+                hidden: config.hidden_size,
+                heads: config.heads,
+                kv_heads: config.kv_heads,
+                head_dim: config.head_dim,
+                vocabulary: config.vocab_size,
+            },
+            weights: fingerprint(checkpoint),
+            weights_bytes: checkpoint.file_bytes(),
+            kv_bytes: (numbers * recipe.graph.precision.bytes()) as u64,
+            profiles: vec![profile("decode", [1, 1, 1]), profile("prefill", [1, recipe.chunk, recipe.chunk])],
+            builder: None,
+            engines: Vec::new(),
+            recipe,
+        }
+    }
+
+    /// Reads the manifest of an engine's folder.
+    ///
+    /// # Errors
+    /// There is none, or it is of another layout.
+    pub fn load(folder: &Path) -> Result<Manifest, TrtError> {
+        let path = folder.join(FILE);
+        let text = std::fs::read_to_string(&path).map_err(at(&path))?;
+        let manifest: Manifest = serde_json::from_str(&text)
+            .map_err(|error| TrtError::Stale(format!("{}: is no manifest of an engine ({error})", path.display())))?;
+        if manifest.format != FORMAT {
+            let text = format!("{}: layout {}, this program reads {FORMAT}", path.display(), manifest.format);
+            return Err(TrtError::Stale(text));
+        }
+        Ok(manifest)
+    }
+
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<(), TrtError> {
+        let path = folder.join(FILE);
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        write_whole(&path, format!("{text}\n").as_bytes()).map_err(at(&path))
+    }
+
+    /// Why an engine with this manifest is not the one that `wanted` describes; `None` if it is.
+    pub fn differs_from(&self, wanted: &Manifest) -> Option<String> {
+        if self.weights != wanted.weights || self.weights_bytes != wanted.weights_bytes {
+            return Some("the checkpoint's weights are not those it was built from".to_owned());
+        }
+        if self.recipe != wanted.recipe || self.profiles != wanted.profiles || self.network != wanted.network {
+            let show = |recipe: &Recipe| serde_json::to_string(recipe).unwrap_or_default();
+            return Some(format!("it was built as {}, wanted is {}", show(&self.recipe), show(&wanted.recipe)));
+        }
+        match (&self.builder, &wanted.builder) {
+            (Some(own), Some(here)) if own == here => None,
+            (Some(own), Some(here)) => Some(format!(
+                "it was built by {} for capability {}, here it would be {} for {}",
+                own.tensorrt, own.capability, here.tensorrt, here.capability
+            )),
+            (None, Some(_)) => Some("it was only emitted, not built".to_owned()),
+            (_, None) => None,
+        }
+    }
+
+    /// Checks that the files of the folder are those of the manifest, byte for byte.
+    ///
+    /// # Errors
+    /// The sentence that says which is not.
+    pub fn check_files(&self, folder: &Path) -> Result<(), TrtError> {
+        if self.engines.is_empty() {
+            return Err(TrtError::Stale(format!("{}: the manifest names no engine", folder.display())));
+        }
+        for engine in &self.engines {
+            let path = folder.join(&engine.file);
+            let length = std::fs::metadata(&path).map_err(at(&path))?.len();
+            if length != engine.bytes || hash_file(&path)? != engine.blake3 {
+                let text = format!("{}: is not the file that its manifest describes; build it again", path.display());
+                return Err(TrtError::Stale(text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// BLAKE3 of a file, as hex.
+///
+/// # Errors
+/// It cannot be read.
+pub fn hash_file(path: &Path) -> Result<String, TrtError> {
+    let mut hasher = blake3::Hasher::new();
+    let file = std::fs::File::open(path).map_err(at(path))?;
+    hasher.update_reader(file).map_err(at(path))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Bytes at the beginning of each tensor that count.
+const SAMPLE: usize = 4_096;
+
+/// BLAKE3 over name, type, shape and first bytes of every tensor: tells checkpoints apart without reading 28 GB.
+pub fn fingerprint(checkpoint: &Checkpoint) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (name, tensor) in checkpoint.tensors() {
+        hasher.update(format!("{name} {:?} {:?}\n", tensor.dtype, tensor.shape).as_bytes());
+        let bytes = tensor.bytes();
+        hasher.update(&bytes[..bytes.len().min(SAMPLE)]);
+    }
+    hasher.finalize().to_hex().to_string()
+}

@@ -1,0 +1,277 @@
+//! Engines of TensorRT: what every machine can check, and, where SAGE_TENSORRT names a folder with TensorRT-RTX's libraries
+//! (tests/trt/run gets them), real builds of a tiny model for GPUs that are not there.
+
+#[path = "support/checkpoint.rs"]
+mod checkpoint;
+
+use checkpoint::cases;
+use sage::engine::tensorrt::build::{Outcome, build};
+use sage::engine::tensorrt::manifest::{Manifest, Recipe};
+use sage::engine::tensorrt::{Library, TrtError, Watch, locate, shelf};
+use sage::model::onnx::{Form, Options, Precision};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use tempfile::TempDir;
+
+/// A tiny checkpoint and a place for its engine.
+struct Bench {
+    root: TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let bench = Bench { root: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(bench.model()).unwrap();
+        cases()[8].write(&bench.model(), 2);
+        bench
+    }
+
+    fn model(&self) -> PathBuf {
+        self.root.path().join("model")
+    }
+
+    fn out(&self) -> PathBuf {
+        self.root.path().join("engine")
+    }
+
+    fn files(&self) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(self.out())
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn recipe(form: Form, precision: Precision, target: &str, groups: usize) -> Recipe {
+    Recipe { graph: Options { form, precision, capacity: 320, groups }, chunk: 64, target: target.to_owned() }
+}
+
+/// Counts steps and goes on until there were `limit`.
+struct Count {
+    steps: AtomicU32,
+    limit: u32,
+}
+
+impl Count {
+    fn unlimited() -> Count {
+        Count { steps: AtomicU32::new(0), limit: u32::MAX }
+    }
+}
+
+impl Watch for Count {
+    fn phase(&self, _: &str, _: Option<&str>, _: u32) {}
+    fn step(&self, _: &str, _: u32) -> bool {
+        self.steps.fetch_add(1, Ordering::Relaxed) < self.limit
+    }
+    fn finished(&self, _: &str) {}
+}
+
+/// The library that SAGE_TENSORRT names.
+fn library() -> Option<Library> {
+    if std::env::var_os("SAGE_TENSORRT").is_none() {
+        eprintln!("skipped: SAGE_TENSORRT is not set; tests/trt/run gets a builder");
+        return None;
+    }
+    Some(locate::find(None).unwrap())
+}
+
+fn make(library: &Library, bench: &Bench, recipe: Recipe, watch: &Count) -> Result<Outcome, TrtError> {
+    let cancelled = || watch.steps.load(Ordering::Relaxed) > watch.limit;
+    build(library, &bench.model(), &bench.out(), recipe, watch, &cancelled)
+}
+
+fn sage(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sage")).args(args).output().unwrap()
+}
+
+#[test]
+fn every_slot_is_the_one_that_a_cpp_compiler_sees() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/trt/slots.py");
+    let available = |program: &str| Command::new(program).arg("--version").output().is_ok();
+    if !available("python3") || !available("g++") {
+        return eprintln!("skipped: python3 or g++ is not there");
+    }
+    let output = Command::new("python3").arg(script).arg("--check").output().unwrap();
+    let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{said}");
+    assert!(output.status.success(), "{said}{wrong}");
+}
+
+#[test]
+fn a_machine_without_tensorrt_emits_and_says_what_is_missing() {
+    let bench = Bench::new();
+    let (model, out) = (bench.model().display().to_string(), bench.out().display().to_string());
+    let nowhere = bench.root.path().join("model").display().to_string();
+    let base = ["engine", "build", &model, "--out", &out, "--capacity", "320", "--target", "thor"];
+    let output = sage(&[&base[..], &["--tensorrt", &nowhere]].concat());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("none was found") && text.lines().count() == 1, "{text}");
+    assert!(bench.files().is_empty());
+
+    let output = sage(&[&base[..], &["--emit-only", "--groups", "3"]].concat());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(text.lines().filter(|line| line.starts_with("trtexec --onnx=")).count(), 3, "{text}");
+    // The middle engine takes the residual stream, not tokens.
+    let middle = text.lines().filter(|line| line.starts_with("trtexec")).nth(1).unwrap();
+    assert!(middle.contains("hidden:128x192") && !middle.contains("input_ids"), "{middle}");
+    let manifest = Manifest::load(&bench.out()).unwrap();
+    assert_eq!(manifest.engines.len(), 3);
+    manifest.check_files(&bench.out()).unwrap();
+    let output = sage(&["engine", "verify", &out, "--model", &model]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+
+    // Another checkpoint is not this engine's, and a file that was changed is named.
+    let other = bench.root.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    cases()[9].write(&other, 1);
+    let output = sage(&["engine", "verify", &out, "--model", &other.display().to_string()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("weights are not those"));
+    std::fs::write(bench.out().join("model-1-of-3.onnx"), "changed").unwrap();
+    let output = sage(&["engine", "verify", &out]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("model-1-of-3.onnx"));
+}
+
+#[test]
+fn bad_recipes_are_one_sentence() {
+    let bench = Bench::new();
+    let (model, out) = (bench.model().display().to_string(), bench.out().display().to_string());
+    for (more, says) in [
+        (["--precision", "int3"], "there are bf16"),
+        (["--precision", "nvfp4"], "not built yet"),
+        (["--target", "abacus"], "no target"),
+        (["--capacity", "4096"], "2048 positions"),
+        (["--groups", "4"], "4 groups do not fit 3 layers"),
+    ] {
+        let base = ["engine", "build", &model, "--out", &out, "--emit-only"];
+        let output = sage(&[&base[..], &more].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{more:?}: {text}");
+        assert!(text.contains(says), "{more:?}: {text}");
+    }
+}
+
+#[test]
+fn the_tiny_model_is_built_in_every_form_and_precision() {
+    let Some(library) = library() else { return };
+    for target in ["sm89", "sm120"] {
+        for (form, precision) in [
+            (Form::Fused, Precision::Bf16),
+            (Form::Fused, Precision::Fp16),
+            (Form::Primitive, Precision::Bf16),
+            (Form::Primitive, Precision::Fp16),
+            (Form::Primitive, Precision::Fp32),
+        ] {
+            let (bench, watch) = (Bench::new(), Count::unlimited());
+            let recipe = recipe(form, precision, target, 1);
+            let Outcome::Built(manifest, None) = make(&library, &bench, recipe, &watch).unwrap() else {
+                panic!("a new engine")
+            };
+            let engine = &manifest.engines[0];
+            println!("{target} {form:?} {precision:?}: {} bytes", engine.bytes);
+            // Three layers, with a cache of keys and one of values each.
+            let caches = engine.inputs.iter().filter(|input| input.contains("_cache_")).count();
+            assert_eq!((caches, engine.outputs.len()), (6, 8), "{:?}", engine.inputs);
+            assert!(engine.inputs.contains(&"input_ids i64 [1, -1]".to_owned()), "{:?}", engine.inputs);
+            assert!(watch.steps.load(Ordering::Relaxed) > 0);
+            manifest.check_files(&bench.out()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_engine_is_built_again_only_when_something_changed_and_nothing_old_is_left() {
+    let Some(library) = library() else { return };
+    let bench = Bench::new();
+    let watch = Count::unlimited();
+    let plain = || recipe(Form::Fused, Precision::Bf16, "sm89", 1);
+    assert!(matches!(make(&library, &bench, plain(), &watch), Ok(Outcome::Built(_, None))));
+    let first = bench.files();
+    assert!(matches!(make(&library, &bench, plain(), &watch), Ok(Outcome::UpToDate(_))));
+    assert_eq!(first, bench.files());
+
+    let Ok(Outcome::Built(manifest, Some(why))) = make(&library, &bench, Recipe { chunk: 32, ..plain() }, &watch)
+    else {
+        panic!("another recipe is another engine")
+    };
+    assert!(why.contains("\"chunk\":64"), "{why}");
+    let plans: Vec<String> = bench.files().into_iter().filter(|name| name.ends_with(".plan")).collect();
+    assert_eq!(plans, [manifest.engines[0].file.clone()]);
+
+    // Other weights of the same shape.
+    let mut case = cases().remove(8);
+    case.seed += 1;
+    case.write(&bench.model(), 2);
+    let Ok(Outcome::Built(manifest, Some(why))) = make(&library, &bench, Recipe { chunk: 32, ..plain() }, &watch)
+    else {
+        panic!("other weights are another engine")
+    };
+    assert!(why.contains("weights are not those"), "{why}");
+
+    // A damaged plan.
+    std::fs::write(bench.out().join(&manifest.engines[0].file), "half").unwrap();
+    let Ok(Outcome::Built(_, Some(why))) = make(&library, &bench, Recipe { chunk: 32, ..plain() }, &watch) else {
+        panic!("a damaged plan is built again")
+    };
+    assert!(why.contains("is not the file"), "{why}");
+}
+
+#[test]
+fn a_cancelled_build_leaves_what_was_there() {
+    let Some(library) = library() else { return };
+    let bench = Bench::new();
+    let stopped = Count { steps: AtomicU32::new(0), limit: 2 };
+    let error = make(&library, &bench, recipe(Form::Fused, Precision::Bf16, "sm89", 1), &stopped).unwrap_err();
+    assert!(matches!(error, TrtError::Cancelled), "{error}");
+    assert!(bench.files().is_empty(), "{:?}", bench.files());
+
+    make(&library, &bench, recipe(Form::Fused, Precision::Bf16, "sm89", 1), &Count::unlimited()).unwrap();
+    let stopped = Count { steps: AtomicU32::new(0), limit: 2 };
+    make(&library, &bench, recipe(Form::Fused, Precision::Fp16, "sm89", 2), &stopped).unwrap_err();
+    Manifest::load(&bench.out()).unwrap().check_files(&bench.out()).unwrap();
+}
+
+#[test]
+fn what_the_builder_cannot_make_is_refused_and_points_to_emitting() {
+    let Some(library) = library() else { return };
+    let bench = Bench::new();
+    for (recipe, says) in [
+        (recipe(Form::Fused, Precision::Bf16, "thor", 1), "--emit-only"),
+        (recipe(Form::Fused, Precision::Bf16, "h200", 1), "sm90"),
+        (recipe(Form::Fused, Precision::Fp32, "sm89", 1), "16 bits"),
+        (recipe(Form::Fused, Precision::Bf16, "sm75", 1), ""),
+    ] {
+        let error = make(&library, &bench, recipe, &Count::unlimited()).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+        assert!(bench.files().iter().all(|name| !name.ends_with(".plan")), "{:?}", bench.files());
+    }
+}
+
+#[test]
+fn leftovers_are_pruned_and_foreign_engines_recognised() {
+    let bench = Bench::new();
+    let (model, out) = (bench.model().display().to_string(), bench.out().display().to_string());
+    sage(&["engine", "build", &model, "--out", &out, "--emit-only", "--capacity", "320"]);
+    std::fs::write(bench.out().join("model-0123.plan"), "old").unwrap();
+    std::fs::write(bench.out().join("model-4567.plan.part"), "interrupted").unwrap();
+    let output = sage(&["engine", "prune", &out]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("2 files removed"), "{output:?}");
+    Manifest::load(&bench.out()).unwrap().check_files(&bench.out()).unwrap();
+
+    let edge = bench.root.path().join("edge");
+    std::fs::create_dir(&edge).unwrap();
+    for name in ["config.json", "llm.engine", "tokenizer.json"] {
+        std::fs::write(edge.join(name), "{}").unwrap();
+    }
+    let output = sage(&["engine", "inspect", &edge.display().to_string()]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("Edge-LLM"), "{output:?}");
+    assert_eq!(shelf::list(bench.root.path()).unwrap().len(), 2);
+    assert_eq!(sage(&["engine", "inspect", &model]).status.code(), Some(2));
+}
