@@ -7,10 +7,10 @@ mod memory;
 pub use memory::{EngineMemory, engines};
 
 use crate::config::Config;
-use crate::dispatch::analysis::Analysis;
+use crate::dispatch::analysis::{Analysis, Finding};
 use crate::dispatch::demands::{Assumptions, analyse_lanes, missing};
 use crate::engine::profile::Profile;
-use crate::types::Capability;
+use crate::types::{Capability, Class};
 use serde::Serialize;
 use std::fmt;
 
@@ -136,7 +136,9 @@ impl Plan {
             ));
         }
         for (lane, analysis) in self.lanes.iter().enumerate() {
-            for finding in analysis.findings.iter().filter(|finding| !finding.holds()) {
+            // Background work has no promise to keep: it is shed first.
+            let promised = |finding: &&Finding| !finding.holds() && finding.demand.class != Class::Background;
+            for finding in analysis.findings.iter().filter(promised) {
                 let worst = finding.response.map_or("has no bound".to_owned(), |response| {
                     format!("can come after {:.1} ms", response.0 as f64 / 1e6)
                 });
@@ -188,6 +190,10 @@ impl fmt::Display for Plan {
         }
         for (lane, analysis) in self.lanes.iter().enumerate() {
             write!(f, "time on lane {lane}, costs of {}: {analysis}", self.profile)?;
+        }
+        let shed = |lane: &Analysis| lane.findings.iter().any(|f| !f.holds() && f.demand.class == Class::Background);
+        if self.lanes.iter().any(shed) {
+            writeln!(f, "note: background work can be late; it is shed first and is no reason for a no")?;
         }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;

@@ -255,6 +255,36 @@ fn what_the_builder_cannot_make_is_refused_and_points_to_emitting() {
 }
 
 #[test]
+fn a_runtime_answers_and_without_a_device_takes_no_plan() {
+    let Some(library) = library() else { return };
+    let bench = Bench::new();
+    make(&library, &bench, recipe(Form::Fused, Precision::Bf16, "sm89", 1), &Count::unlimited()).unwrap();
+    let manifest = Manifest::load(&bench.out()).unwrap();
+    let plan = std::fs::read(bench.out().join(&manifest.engines[0].file)).unwrap();
+    let runtime = library.runtime().unwrap();
+    assert!(runtime.answers());
+    if !Path::new("/dev/nvidia0").exists() {
+        let error = runtime.load(&plan).unwrap_err().to_string();
+        assert!(error.contains("the plan is not taken"), "{error}");
+    }
+}
+
+#[test]
+fn the_libraries_of_tensorrt_10_and_11_are_recognised_and_a_missing_driver_is_no_crash() {
+    let Some(folder) = std::env::var_os("SAGE_TENSORRT_LEAN") else {
+        return eprintln!("skipped: SAGE_TENSORRT_LEAN is not set; tests/trt/run gets the libraries");
+    };
+    let output = sage(&["engine", "libraries", "--tensorrt", folder.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{text}");
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["libnvinfer_lean.so.10: TensorRT 10.", "libnvinfer_lean.so.11: TensorRT 11."] {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {text}"));
+        assert!(line.contains("driver") || line.contains("answers"), "{line}");
+    }
+}
+
+#[test]
 fn leftovers_are_pruned_and_foreign_engines_recognised() {
     let bench = Bench::new();
     let (model, out) = (bench.model().display().to_string(), bench.out().display().to_string());

@@ -31,6 +31,8 @@ enum EngineCommand {
     Verify(engine_build::VerifyArgs),
     /// Remove what interrupted or earlier builds left in an engine's folder.
     Prune(engine_build::FolderArgs),
+    /// Say which TensorRT is installed, and whether its runtime starts.
+    Libraries(engine_build::LibrariesArgs),
     /// Store a checkpoint's matrices in 8 or 4 bits, in groups of 32 with a scale each.
     Quantize(QuantizeArgs),
     /// Compare a model with the one it was made from: perplexity, top-1 agreement, KL divergence.
@@ -86,6 +88,7 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
         EngineCommand::List(args) => engine_build::list(args),
         EngineCommand::Verify(args) => engine_build::verify(args),
         EngineCommand::Prune(args) => engine_build::prune(args),
+        EngineCommand::Libraries(args) => engine_build::libraries(args),
         EngineCommand::Quantize(args) => make_smaller(args),
         EngineCommand::Eval(args) => evaluate(args),
     }

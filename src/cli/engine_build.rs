@@ -74,6 +74,14 @@ pub struct VerifyArgs {
     model: Option<PathBuf>,
 }
 
+/// Arguments of `sage engine libraries`.
+#[derive(Debug, clap::Args)]
+pub struct LibrariesArgs {
+    /// Folder with TensorRT's libraries; default: SAGE_TENSORRT, then where the system looks.
+    #[arg(long, value_name = "DIR")]
+    tensorrt: Option<PathBuf>,
+}
+
 /// Refusals are bad input; a missing library or file is a fault.
 fn refused(error: TrtError) -> anyhow::Error {
     match error {
@@ -209,6 +217,34 @@ impl Watch for Bar {
             phases.remove(at);
         }
     }
+}
+
+/// Runs `sage engine libraries`.
+///
+/// # Errors
+/// Standard output is closed.
+pub fn libraries(args: &LibrariesArgs) -> anyhow::Result<Verdict> {
+    let found = locate::all(args.tensorrt.as_deref());
+    let mut out = io::stdout().lock();
+    if found.is_empty() {
+        writeln!(out, "no TensorRT; {}", locate::ADVICE)?;
+    }
+    for (name, library) in found {
+        let library = match library {
+            Ok(library) => library,
+            Err(error) => {
+                writeln!(out, "{name}: {error}")?;
+                continue;
+            }
+        };
+        let runtime = match library.runtime() {
+            Ok(runtime) if runtime.answers() => "its runtime starts and answers".to_owned(),
+            Ok(_) => "its runtime starts but does not answer as it should; please report this".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        writeln!(out, "{name}: {}; {runtime}", library.describe())?;
+    }
+    Ok(Verdict::Good)
 }
 
 /// Runs `sage engine inspect`.

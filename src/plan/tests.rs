@@ -79,6 +79,18 @@ fn a_slow_mind_is_refused_with_the_deadline_it_breaks() {
 }
 
 #[test]
+fn late_background_work_is_a_note_and_no_refusal() {
+    // A quarter of a token of a 14B model in 4 bits, answers of 400 tokens, a question every 25 s.
+    let mut config = robot();
+    config.plan.assume.question_every_s = 25.0;
+    let mut costs = profile(9_000.0);
+    costs.steps[2].steps_max = 1_600;
+    let plan = Plan::of(&config, Device::named("thor").expect("known"), &costs).expect("files are there");
+    assert!(!plan.lanes[0].holds() && plan.admits(), "{plan}");
+    assert!(plan.to_string().contains("background work can be late"), "{plan}");
+}
+
+#[test]
 fn a_profile_without_the_needed_costs_is_no_yes() {
     let plan = Plan::of(&robot(), Device::named("h200").expect("known"), &Profile::default()).expect("files are there");
     assert!(!plan.admits());

@@ -1,7 +1,7 @@
 """Makes src/engine/tensorrt/slots.rs from TensorRT's headers, and proves it with a C++ compiler.
 
 The headers are those that the crates trtx-sys 0.5.0 (TensorRT 10.16) and 0.9.1 (11.4 and RTX 1.7) carry; nothing of them is
-kept here.   slots.py --fetch       has cargo fetch the crates, then
+kept here.   slots.py --fetch ... has cargo fetch the crates first
              slots.py               writes the table: virtual methods counted in the order of their declaration
              slots.py --check       compiles a program per header set that prints each slot, and compares with the table
 """

@@ -13,7 +13,7 @@ const NAMES: [(&str, &str); 3] = [
 ];
 
 /// How to get one.
-const ADVICE: &str = "on a Jetson `apt install tensorrt` of JetPack 7; elsewhere `pip download tensorrt_rtx_cu13_libs`, unzip it and \
+pub const ADVICE: &str = "on a Jetson `apt install tensorrt` of JetPack 7; elsewhere `pip download tensorrt_rtx_cu13_libs`, unzip it and \
                       name the folder with --tensorrt or SAGE_TENSORRT";
 
 /// Loads TensorRT from `folder`, else from `SAGE_TENSORRT`, else from where the system looks.
@@ -35,6 +35,18 @@ pub fn find(folder: Option<&Path>) -> Result<Library, TrtError> {
     }
     let place = named.map_or("on this machine".to_owned(), |folder| format!("in {}", folder.display()));
     Err(TrtError::NotThere(format!("none was found {place}; {ADVICE}")))
+}
+
+/// Every TensorRT that is found in the folder, or on the system, also those that only run engines.
+pub fn all(folder: Option<&Path>) -> Vec<(String, Result<Library, TrtError>)> {
+    let named = folder.map(Path::to_owned).or_else(|| std::env::var_os("SAGE_TENSORRT").map(PathBuf::from));
+    let names = NAMES.iter().map(|(library, _)| *library).chain(["libnvinfer_lean.so.10", "libnvinfer_lean.so.11"]);
+    let place = |name: &str| named.as_ref().map_or_else(|| PathBuf::from(name), |folder| folder.join(name));
+    names
+        .filter(|name| named.is_none() || place(name).is_file())
+        .map(|name| (name.to_owned(), Library::open(&place(name), None)))
+        .filter(|(_, found)| named.is_some() || !matches!(found, Err(TrtError::NotThere(_))))
+        .collect()
 }
 
 #[cfg(test)]

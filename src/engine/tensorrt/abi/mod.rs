@@ -198,6 +198,18 @@ impl Library {
         TrtError::Refused(if said.is_empty() { what.to_owned() } else { format!("{what}: {said}") })
     }
 
+    /// A runtime.
+    ///
+    /// # Errors
+    /// The driver is missing where this TensorRT needs one, or it refuses.
+    pub fn runtime(&self) -> Result<Runtime<'_>, TrtError> {
+        let create = symbol::<Create>(&self.file, "createInferRuntime_INTERNAL")?;
+        // SAFETY: an exported C function; the logger lives as long as the library, which the runtime borrows. Without a
+        // driver TensorRT answers with a small number, which `Owned::new` takes for what it is.
+        let object = unsafe { create(self.logger(), self.version) };
+        Ok(Runtime { object: Owned::new(object, "no runtime, is the NVIDIA driver there?", self)?, library: self })
+    }
+
     /// A builder.
     ///
     /// # Errors
@@ -210,6 +222,34 @@ impl Library {
         // SAFETY: an exported C function; the logger lives as long as the library, which the builder borrows.
         let object = unsafe { create(self.logger(), self.version) };
         Ok(Builder { object: Owned::new(object, "no builder", self)?, library: self })
+    }
+}
+
+/// What runs engines. Only the handshake so far: executing needs a device to be proven on.
+pub struct Runtime<'a> {
+    object: Owned<'a>,
+    library: &'a Library,
+}
+
+impl Runtime<'_> {
+    /// Whether calls arrive where they should: the runtime hands back the logger it was given and keeps a setting.
+    pub fn answers(&self) -> bool {
+        let (slots, runtime) = (self.library.slots, self.object.object);
+        let logger = call!(runtime, slots.runtime_get_logger, fn() -> *mut c_void);
+        let set = call!(runtime, slots.runtime_set_max_threads, fn(i32) -> bool, 3);
+        let kept = call!(runtime, slots.runtime_get_max_threads, fn() -> i32);
+        logger == self.library.logger() && set && kept == 3
+    }
+
+    /// Whether it takes the plan. Without a device none is taken, and this says why.
+    ///
+    /// # Errors
+    /// What TensorRT says about the plan or the machine.
+    pub fn load(&self, plan: &[u8]) -> Result<(), TrtError> {
+        let deserialize = self.library.slots.runtime_deserialize_cuda_engine;
+        let (data, size) = (plan.as_ptr().cast::<c_void>(), plan.len());
+        let engine = call!(self.object.object, deserialize, fn(*const c_void, usize) -> *mut c_void, data, size);
+        Owned::new(engine, "the plan is not taken", self.library).map(drop)
     }
 }
 
