@@ -126,6 +126,15 @@ fn a_machine_without_tensorrt_emits_and_says_what_is_missing() {
     let output = sage(&["engine", "verify", &out, "--model", &model]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 
+    // A plan reads from it what the engine will hold: 3 layers, 2 heads of 24, keys and values of 320 positions in bf16.
+    let config = bench.root.path().join("sage.toml");
+    std::fs::write(&config, format!("[[plan.beside]]\nname = \"tiny\"\nengine = {out:?}\n")).unwrap();
+    let output = sage(&["plan", "--config", &config.display().to_string(), "--device", "thor", "--json"]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tiny = &answer["plan"]["engines"][3];
+    assert_eq!((tiny["name"].as_str(), tiny["kv_bytes"].as_u64()), (Some("tiny"), Some(2 * 3 * 2 * 24 * 320 * 2)));
+    assert_eq!(tiny["weights_bytes"].as_u64(), Some(manifest.weights_bytes));
+
     // Another checkpoint is not this engine's, and a file that was changed is named.
     let other = bench.root.path().join("other");
     std::fs::create_dir(&other).unwrap();

@@ -343,6 +343,8 @@ section! {
     Beside {
         /// Name in the table.
         name: String = String::new(),
+        /// Folder of an engine that `sage engine build` made: its manifest says what it holds; empty: the figures below do.
+        engine: PathBuf = PathBuf::new(),
         /// Its weights.
         weights_bytes: u64 = 0,
         /// Its keys and values.

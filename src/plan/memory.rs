@@ -3,8 +3,9 @@
 
 use crate::assets::engine_dir;
 use crate::block::reason::{CONTEXT, PARKED, PREFILL_CHUNK};
-use crate::config::{Config, Loading};
+use crate::config::{Beside, Config, Loading};
 use crate::engine::cpu::kernels::{KEY_BLOCK, MAX_QUERIES};
+use crate::engine::tensorrt::Manifest;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::qwen2::Qwen2Config;
 use crate::types::SourceKind;
@@ -61,14 +62,30 @@ pub fn engines(config: &Config) -> Result<Vec<EngineMemory>, String> {
         small("eye", &eye, EYE_STATE_BYTES)?,
         mind(&engine_dir(&config.engines.mind, "mind"), usize::from(config.engines.threads))?,
     ];
-    list.extend(config.plan.beside.iter().map(|other| EngineMemory {
+    for other in &config.plan.beside {
+        list.push(beside(other)?);
+    }
+    Ok(list)
+}
+
+/// What the configuration says lies beside the networks that it loads.
+fn beside(other: &Beside) -> Result<EngineMemory, String> {
+    let mut memory = EngineMemory {
         name: other.name.clone(),
         weights_bytes: other.weights_bytes,
         kv_bytes: other.kv_bytes,
         activation_bytes: other.activation_bytes,
         copied: other.loading == Loading::Copied,
-    }));
-    Ok(list)
+    };
+    if !other.engine.as_os_str().is_empty() {
+        let manifest = Manifest::load(&other.engine).map_err(|error| error.to_string())?;
+        memory.weights_bytes = match manifest.builder {
+            Some(_) => manifest.engines.iter().map(|engine| engine.bytes).sum(),
+            None => manifest.weights_bytes,
+        };
+        memory.kv_bytes = manifest.kv_bytes;
+    }
+    Ok(memory)
 }
 
 fn size_of_file(file: &Path) -> Result<u64, String> {
