@@ -59,6 +59,17 @@ fn the_json_object_has_the_promised_fields_and_agrees_with_what_is_streamed() {
     for positive in ["load_ms", "prefill_ms", "decode_ms_p50", "tokens_per_s", "rss_bytes", "kv_bytes"] {
         assert!(answer[positive].as_f64().unwrap() > 0.0, "{positive}");
     }
+    let number = |field: &str| answer[field].as_f64().unwrap();
+    assert!(number("decode_ms_p99") >= number("decode_ms_p50"));
+    // Eleven steps follow the first token; their mean lies between the fastest and the slowest.
+    assert!(1e3 / number("tokens_per_s") <= number("decode_ms_p99") + 0.01, "{answer}");
+    let tokenizer = sage::model::tokenizer::Tokenizer::load(folder.path()).unwrap();
+    let tokens: Vec<u32> = answer["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+    assert_eq!(answer["text"], tokenizer.decode(&tokens));
+    let config = sage::model::qwen2::Qwen2Config::load(folder.path()).unwrap();
+    // Whole blocks of 16 tokens, in f32, for the prompt and the longest answer.
+    let room = (answer["prompt_tokens"].as_u64().unwrap() as usize + 12).next_multiple_of(16);
+    assert_eq!(answer["kv_bytes"], room * config.layers * config.kv_heads * config.head_dim * 2 * 4);
     let files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap());
     let weights = files.filter(|file| file.path().extension().is_some_and(|ext| ext == "safetensors"));
     assert_eq!(answer["weights_bytes"], weights.map(|file| file.metadata().unwrap().len()).sum::<u64>());

@@ -41,10 +41,13 @@ struct Floor {
 }
 
 impl Floor {
-    fn interrupt(&self) {
-        if self.answering.load(SeqCst) {
+    /// Stops the answer that is being given; whether there was one.
+    fn interrupt(&self) -> bool {
+        let answering = self.answering.load(SeqCst);
+        if answering {
             self.cancel.cancel();
         }
+        answering
     }
 }
 
@@ -82,9 +85,7 @@ fn listen(floor: &Floor) -> anyhow::Result<Receiver<Event>> {
     std::thread::Builder::new().name("chat-signal".into()).spawn(move || {
         for _ in signals.forever() {
             // Ctrl-C during an answer stops the answer only.
-            if at_signal.answering.load(SeqCst) {
-                at_signal.interrupt();
-            } else if on_signal.send(Event::Interrupt).is_err() {
+            if !at_signal.interrupt() && on_signal.send(Event::Interrupt).is_err() {
                 return;
             }
         }
@@ -98,8 +99,9 @@ fn read_lines(events: &Sender<Event>, floor: &Floor) {
     let person = io::stdin().is_terminal();
     for line in io::stdin().lock().lines() {
         let Ok(line) = line else { break };
-        if person {
-            floor.interrupt();
+        // Enter that stopped an answer is no line of its own.
+        if person && floor.interrupt() && line.is_empty() {
+            continue;
         }
         if events.send(Event::Line(line)).is_err() {
             return;

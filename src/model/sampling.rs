@@ -339,6 +339,30 @@ mod tests {
     }
 
     #[test]
+    fn the_order_is_penalty_temperature_top_k_top_p() {
+        let set = |sampling: Sampling| Sampling { greedy: false, ..sampling };
+        let drawn = |sampling: Sampling, noted: Option<u32>, logits: &[f32]| {
+            let mut sampler = sampler(sampling, logits.len(), 9);
+            noted.into_iter().for_each(|token| sampler.note(token));
+            (0..300).map(|_| sampler.choose(logits, None)).collect::<std::collections::BTreeSet<u32>>()
+        };
+        // The penalty moves token 0 out of the two that top-k keeps.
+        let two = set(Sampling { top_k: 2, repetition_penalty: 3.0, ..Sampling::default() });
+        assert_eq!(drawn(two, Some(0), &[2.0, 1.9, 1.8]), [1, 2].into());
+        // 0.4, 0.35, 0.25. After top-k 2 token 0 alone has 0.53, which top-p 0.5 finds enough; before, 0.4 was not.
+        let logits = [0.4f32.ln(), 0.35f32.ln(), 0.25f32.ln()];
+        let both = set(Sampling { top_k: 2, top_p: 0.5, ..Sampling::default() });
+        assert_eq!(drawn(both, None, &logits), [0].into());
+        let alone = set(Sampling { top_k: 0, top_p: 0.5, ..Sampling::default() });
+        assert_eq!(drawn(alone, None, &logits), [0, 1].into());
+        // 0.6, 0.4 at a temperature of 0.5 are 0.69, 0.31: top-p 0.65 is reached by the first only after the temperature.
+        let sharp = set(Sampling { top_k: 0, top_p: 0.65, temperature: 0.5, ..Sampling::default() });
+        assert_eq!(drawn(sharp, None, &[0.6f32.ln(), 0.4f32.ln()]), [0].into());
+        let plain = set(Sampling { top_k: 0, top_p: 0.65, ..Sampling::default() });
+        assert_eq!(drawn(plain, None, &[0.6f32.ln(), 0.4f32.ln()]), [0, 1].into());
+    }
+
+    #[test]
     fn a_mask_is_obeyed() {
         let logits = [3.0, 2.0, 1.0];
         assert_eq!(sampler(Sampling::default(), 3, 0).choose(&logits, Some(&[0b110])), 1);

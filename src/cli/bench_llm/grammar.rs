@@ -66,6 +66,8 @@ pub fn cost() -> anyhow::Result<Value> {
 
 /// What a robot may be told to do: choices, a bounded number, free text and a list.
 fn action() -> Value {
+    // Bounded: an unbounded number may be written as 1e999, which no reader takes.
+    let coordinate = json!({"type": "number", "minimum": -10, "maximum": 10});
     json!({
         "type": "object", "additionalProperties": false, "required": ["action", "target", "say"],
         "properties": {
@@ -76,7 +78,7 @@ fn action() -> Value {
             "say": {"type": "string", "maxLength": 200},
             "path": {"type": "array", "maxItems": 8, "items": {
                 "type": "object", "additionalProperties": false, "required": ["x", "y"],
-                "properties": {"x": {"type": "number"}, "y": {"type": "number"}}}},
+                "properties": {"x": coordinate, "y": coordinate}}},
         },
     })
 }
