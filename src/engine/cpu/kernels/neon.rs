@@ -36,18 +36,6 @@ impl Vector for Quad {
         Self::load(wide.as_ptr())
     }
     #[inline(always)]
-    unsafe fn widen_i8(from: *const u8) -> Self {
-        let bytes = vcreate_s8(u64::from(from.cast::<u32>().read_unaligned()));
-        Quad(vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes)))))
-    }
-    #[inline(always)]
-    unsafe fn widen_u4(from: *const u8, high: bool) -> Self {
-        let pairs = from.cast::<u32>().read_unaligned();
-        let half = if high { pairs >> 4 } else { pairs } & 0x0f0f_0f0f;
-        let bytes = vcreate_u8(u64::from(half));
-        Quad(vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes)))))
-    }
-    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         Quad(vfmaq_f32(addend.0, self.0, factor.0))
     }
@@ -90,4 +78,4 @@ impl Vector for Quad {
     }
 }
 
-kernel_table!("neon", Quad, "neon", rows: 4, tokens: 4, rest: 2);
+kernel_table!("neon", Quad, "neon", rows: 4, tokens: 4, rest: 2, bytes: bytes_neon);
