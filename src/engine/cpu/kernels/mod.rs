@@ -22,10 +22,16 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bf16_avx512;
+#[cfg(target_arch = "aarch64")]
+mod bf16_neon;
 #[cfg(target_arch = "x86_64")]
 mod bytes_avx2;
 #[cfg(target_arch = "x86_64")]
 mod bytes_avx512;
+#[cfg(target_arch = "aarch64")]
+mod bytes_neon;
+#[cfg(target_arch = "aarch64")]
+mod bytes_neon_dot;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(test)]
@@ -114,7 +120,15 @@ impl Kernels {
             }
         }
         #[cfg(target_arch = "aarch64")]
-        sets.push(&neon::KERNELS);
+        {
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                if std::arch::is_aarch64_feature_detected!("bf16") {
+                    sets.push(&neon::WITH_DOT_AND_BF16);
+                }
+                sets.push(&neon::WITH_DOT);
+            }
+            sets.push(&neon::KERNELS);
+        }
         sets.push(&scalar::KERNELS);
         sets
     }

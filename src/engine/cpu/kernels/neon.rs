@@ -7,7 +7,7 @@ use std::arch::aarch64::*;
 
 /// One q register.
 #[derive(Clone, Copy)]
-struct Quad(float32x4_t);
+pub(super) struct Quad(pub(super) float32x4_t);
 
 impl Vector for Quad {
     const LANES: usize = 4;
@@ -79,3 +79,15 @@ impl Vector for Quad {
 }
 
 kernel_table!("neon", Quad, "neon", rows: 4, tokens: 4, rest: 2, bytes: bytes_neon);
+
+/// With dot products of bytes (Armv8.2).
+pub(super) static WITH_DOT: Kernels =
+    Kernels { extension: "dot", multiply_bytes: super::bytes_neon_dot::multiply_bytes, ..TABLE };
+
+/// With dot products of bytes and of bf16 (Armv8.6).
+pub(super) static WITH_DOT_AND_BF16: Kernels = Kernels {
+    extension: "dot bf16",
+    multiply_bytes: super::bytes_neon_dot::multiply_bytes,
+    multiply_bf16: Some(super::bf16_neon::multiply),
+    ..TABLE
+};
