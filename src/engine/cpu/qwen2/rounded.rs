@@ -20,6 +20,11 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// The mode called `name`.
+    pub fn named(name: &str) -> Option<Mode> {
+        [Mode::Exact, Mode::Fast].into_iter().find(|mode| mode.name() == name)
+    }
+
     /// Name for people and reports.
     pub fn name(self) -> &'static str {
         match self {
