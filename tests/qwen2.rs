@@ -7,7 +7,7 @@ mod checkpoint;
 use checkpoint::{Case, cases};
 use sage::engine::CancelToken;
 use sage::engine::cpu::kernels::Kernels;
-use sage::engine::cpu::qwen2::{Cancelled, Decoder, DecoderOptions, Finish, Generation, Step};
+use sage::engine::cpu::qwen2::{Cancelled, Decoder, DecoderOptions, Finish, Generation, Mode, Step};
 use sage::model::qwen2::Qwen2Weights;
 use sage::model::sampling::{Sampler, Sampling};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ fn load(case: &Case, shards: usize) -> Arc<Qwen2Weights> {
 }
 
 fn decoder(weights: &Arc<Qwen2Weights>, threads: usize, chunk: usize, kernels: &'static Kernels) -> Decoder {
-    let options = DecoderOptions { threads, context: 1600, chunk, kernels };
+    let options = DecoderOptions { threads, context: 1600, chunk, kernels, mode: Mode::Exact };
     Decoder::new(Arc::clone(weights), options).unwrap()
 }
 
@@ -205,7 +205,7 @@ fn a_cancelled_step_leaves_everything_as_it_was() {
 fn the_context_is_a_limit_and_not_a_crash() {
     let case = &cases()[0];
     let weights = load(case, 1);
-    let options = DecoderOptions { threads: 1, context: 40, chunk: 16, kernels: Kernels::best() };
+    let options = DecoderOptions { threads: 1, context: 40, chunk: 16, ..DecoderOptions::default() };
     let mut decoder = Decoder::new(weights, options).unwrap();
     let mut generation = greedy(&decoder);
     let answer = answer(&mut decoder, &mut generation, &case.prompt(), 1000);

@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
 fn ask_one(args: &Args, text: &str, files: ModelFiles) -> anyhow::Result<Verdict> {
     let prompt = if args.raw { files.tokenizer.encode(text)? } else { files.first_turn(text)? };
     let mut constraint = args.schema.as_deref().map(|file| constraint(file, &files)).transpose()?;
-    let mut speaker = files.start(args.model.threads(), prompt.len() + args.model.max_new_tokens)?;
+    let mut speaker = files.start((args.model.threads(), args.model.mode), prompt.len() + args.model.max_new_tokens)?;
     let answer = answer(args, &mut speaker, &prompt, constraint.as_mut())?;
     if args.json {
         writeln!(io::stdout(), "{}", report(&speaker, &answer))?;
@@ -137,7 +137,7 @@ fn ask_suite(args: &Args, suite: Suite, files: ModelFiles) -> anyhow::Result<Ver
     let questions = suite.questions();
     let prompts = questions.iter().map(|question| files.first_turn(question)).collect::<Result<Vec<_>, _>>()?;
     let longest = prompts.iter().map(Vec::len).max().unwrap_or_default();
-    let mut speaker = files.start(args.model.threads(), longest + args.model.max_new_tokens)?;
+    let mut speaker = files.start((args.model.threads(), args.model.mode), longest + args.model.max_new_tokens)?;
     let at_start = resident_bytes();
     let mut results = Vec::new();
     for (question, prompt) in questions.iter().zip(&prompts) {
@@ -155,7 +155,8 @@ fn ask_suite(args: &Args, suite: Suite, files: ModelFiles) -> anyhow::Result<Ver
         "suite": suite.name(),
         "model": args.model.model.as_deref().unwrap_or(Path::new("mind")).display().to_string(),
         "threads": speaker.decoder.options().threads,
-        "kernels": speaker.decoder.options().kernels.name,
+        "kernels": speaker.decoder.options().kernels.full_name(),
+        "mode": speaker.decoder.options().mode.name(),
         "memory": {
             "rss_after_load_bytes": at_start,
             "rss_bytes": resident_bytes(),

@@ -9,7 +9,7 @@ mod stopping;
 use super::language_model::quantile_ms;
 use super::random_model::{RandomModel, Shape, TemporaryFolder};
 use super::{BadInput, Verdict};
-use crate::engine::cpu::qwen2::DecoderOptions;
+use crate::engine::cpu::qwen2::{DecoderOptions, Mode};
 use crate::model::checkpoint::Element;
 use crate::model::quantize::quantize;
 use crate::model::qwen2::Qwen2Weights;
@@ -37,6 +37,9 @@ pub struct Args {
         conflicts_with = "model"
     )]
     weights: Vec<Format>,
+    /// exact: activations in f32. fast: rounded to bf16 where the processor can multiply that; matters for bf16 weights.
+    #[arg(long, value_name = "MODE", default_value = "exact", value_parser = super::language_model::mode)]
+    mode: Mode,
     /// Thread counts to measure, such as 1,2.
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1, 2])]
     threads: Vec<usize>,
@@ -149,11 +152,12 @@ fn measure_format(args: &Args, format: Format, bf16: &Path, runs: &mut Vec<Value
 fn measure_model(args: &Args, format: &str, folder: &Path, runs: &mut Vec<Value>) -> anyhow::Result<()> {
     let weights = Arc::new(Qwen2Weights::open(folder).map_err(|error| BadInput(error.to_string()))?);
     for &threads in &args.threads {
-        let options = DecoderOptions { threads, ..DecoderOptions::default() };
+        let options = DecoderOptions { threads, mode: args.mode, ..DecoderOptions::default() };
         let mut talk = Talk::new(&weights, options)?;
         let mut run = Map::new();
         run.insert("weights".to_owned(), json!(format));
         run.insert("threads".to_owned(), json!(threads));
+        run.insert("mode".to_owned(), json!(args.mode.name()));
         run.insert("kernels".to_owned(), json!(talk.kernels()));
         run.insert("weights_bytes".to_owned(), json!(weights.file_bytes));
         // Memory first: what the other parts allocate would count.

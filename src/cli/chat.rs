@@ -54,7 +54,7 @@ impl Floor {
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<Verdict> {
     let files = ModelFiles::open(&args.model)?;
-    let speaker = files.start(args.model.threads(), args.context)?;
+    let speaker = files.start((args.model.threads(), args.model.mode), args.context)?;
     let floor = Floor::default();
     let events = listen(&floor)?;
     let mut talk = Talk { speaker, floor, turns: Vec::new(), asked: 0 };

@@ -3,7 +3,7 @@
 
 use super::{BadInput, Verdict, engine_build};
 use crate::engine::CancelToken;
-use crate::engine::cpu::qwen2::{Decoder, DecoderOptions};
+use crate::engine::cpu::qwen2::{Decoder, DecoderOptions, Mode};
 use crate::model::checkpoint::Element;
 use crate::model::quantize::quantize;
 use crate::model::qwen2::Qwen2Weights;
@@ -72,6 +72,10 @@ struct EvalArgs {
     /// Threads.
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: usize,
+    /// How the model to judge computes, exact or fast; the other is always exact. With the same folder twice, `fast` is
+    /// compared with `exact`.
+    #[arg(long, value_name = "MODE", default_value = "exact", value_parser = super::language_model::mode)]
+    mode: Mode,
     /// Print one JSON object instead of lines.
     #[arg(long)]
     json: bool,
@@ -131,7 +135,10 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<Verdict> {
         return Err(BadInput("the two models have vocabularies of different sizes".to_owned()).into());
     }
     let sizes = (judged.file_bytes, reference.file_bytes);
-    let (mut judged, mut reference) = (Decoder::new(judged, options.clone())?, Decoder::new(reference, options)?);
+    let (mut judged, mut reference) = (
+        Decoder::new(judged, DecoderOptions { mode: args.mode, ..options.clone() })?,
+        Decoder::new(reference, options)?,
+    );
     let mut agreement = Agreement::default();
     for window in tokens.chunks(args.context) {
         read_window(&mut judged, &mut reference, window, &mut agreement);
@@ -139,6 +146,8 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<Verdict> {
     let n = agreement.predicted as f64;
     let report = json!({
         "tokens": agreement.predicted,
+        "mode": args.mode.name(),
+        "kernels": judged.options().kernels.full_name(),
         "perplexity": (agreement.surprise / n).exp(),
         "perplexity_reference": (agreement.reference_surprise / n).exp(),
         "top1_agreement": agreement.same_top as f64 / n,

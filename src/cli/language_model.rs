@@ -4,7 +4,7 @@
 use super::BadInput;
 use crate::block::reason::prompt::{SYSTEM, Scene, prompt};
 use crate::engine::CancelToken;
-use crate::engine::cpu::qwen2::{Decoder, DecoderOptions, Finish, Generation, Step};
+use crate::engine::cpu::qwen2::{Decoder, DecoderOptions, Finish, Generation, Mode, Step};
 use crate::model::chat::{Message, Role, own_system, render_for};
 use crate::model::constraint::Constraint;
 use crate::model::qwen2::Qwen2Weights;
@@ -36,6 +36,17 @@ pub struct ModelArgs {
     /// Most tokens in an answer.
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub max_new_tokens: usize,
+    /// exact: activations in f32. fast: rounded to bf16 where the processor can multiply that.
+    #[arg(long, value_name = "MODE", default_value = "exact", value_parser = mode)]
+    pub mode: Mode,
+}
+
+/// Reads the name of a mode.
+///
+/// # Errors
+/// It is neither `exact` nor `fast`.
+pub fn mode(name: &str) -> Result<Mode, String> {
+    Mode::named(name).ok_or_else(|| "say exact or fast".to_owned())
 }
 
 impl ModelArgs {
@@ -110,9 +121,9 @@ impl ModelFiles {
     ///
     /// # Errors
     /// The operating system refuses a thread.
-    pub fn start(self, threads: usize, context: usize) -> anyhow::Result<Speaker> {
+    pub fn start(self, (threads, mode): (usize, Mode), context: usize) -> anyhow::Result<Speaker> {
         let context = context.min(self.weights.config.max_positions);
-        let options = DecoderOptions { threads, context, ..DecoderOptions::default() };
+        let options = DecoderOptions { threads, context, mode, ..DecoderOptions::default() };
         let decoder = Decoder::new(Arc::clone(&self.weights), options)?;
         let sampler = Sampler::new(self.sampling.clone(), self.tokenizer.vocabulary(), 0);
         let generation = Generation::new(&decoder, sampler);

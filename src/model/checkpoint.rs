@@ -19,18 +19,24 @@ pub enum Element {
     F16,
     /// IEEE single precision.
     F32,
-    /// Whole numbers of 8 bits: for each [`GROUP`] weights a bf16 scale, then one signed byte a weight.
+    /// Whole numbers of 8 bits with a scale for each [`GROUP`] weights of a row, in blocks of [`BLOCK_ROWS`] rows.
+    ///
+    /// A block holds the bf16 scales, `[group][row]`, then the weights, `[group][column / 4][row][column % 4]`, one byte
+    /// each, 128 more than its value. So one register of a matrix product holds four columns of 16 (8, 4) rows.
     Q8,
-    /// Whole numbers of 4 bits: for each [`GROUP`] weights a bf16 scale, then 16 bytes; the low half of byte i is weight i,
-    /// the high half weight i + 16, each less 8.
+    /// As [`Element::Q8`] with 4 bits: the weights are `[group][column / 4 of the first 16][row][column % 4]`; the low half of a
+    /// byte is that column, the high half the column 16 further on, each 8 more than its value.
     Q4,
 }
 
 /// Neighbouring weights of a row that share a scale.
 pub const GROUP: usize = 32;
 
+/// Rows of one block of a quantised matrix. Rows missing from the last block are stored as zeros.
+pub const BLOCK_ROWS: usize = 16;
+
 impl Element {
-    /// Bytes of a row of `columns` weights; quantised rows are whole groups.
+    /// Bytes of a row of `columns` weights; quantised rows are whole groups, and lie in blocks of [`BLOCK_ROWS`].
     pub const fn row_bytes(self, columns: usize) -> usize {
         match self {
             Element::Bf16 | Element::F16 => columns * 2,
@@ -38,6 +44,16 @@ impl Element {
             Element::Q8 => columns / GROUP * (2 + GROUP),
             Element::Q4 => columns / GROUP * (2 + GROUP / 2),
         }
+    }
+
+    /// Whether rows lie in blocks of whole numbers.
+    pub const fn is_quantised(self) -> bool {
+        matches!(self, Element::Q8 | Element::Q4)
+    }
+
+    /// Shape of the tensor of bytes that holds a quantised matrix: blocks, bytes of a block.
+    pub const fn block_shape(self, rows: usize, columns: usize) -> [usize; 2] {
+        [rows.div_ceil(BLOCK_ROWS), BLOCK_ROWS * self.row_bytes(columns)]
     }
 }
 

@@ -1,7 +1,7 @@
 //! Weights as small whole numbers with a scale for each group of 32: for machines whose memory is the limit.
 //! Flows in: a checkpoint in bf16, f16 or f32. Flows out: the same checkpoint with its matrices in 8 or 4 bits.
 
-use super::checkpoint::{Checkpoint, Element, GROUP, Tensor};
+use super::checkpoint::{BLOCK_ROWS, Checkpoint, Element, GROUP, Tensor};
 use super::qwen2::{element_of, widen};
 use super::{ModelError, read_json};
 use half::bf16;
@@ -11,25 +11,44 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-/// Appends one row, a whole number of groups, as `element` (8 or 4 bits) stores it.
+/// Appends up to [`BLOCK_ROWS`] rows of `columns` weights, whole groups, as one block of `element` (8 or 4 bits).
 ///
 /// The scale is rounded to bf16 before the weights are divided by it. 8 bits: the largest weight becomes 127. 4 bits: the
 /// largest becomes -8 with its sign in the scale, so all 16 values are used (as llama.cpp's Q4_0).
-pub fn quantize_row(row: &[f32], element: Element, out: &mut Vec<u8>) {
-    for group in row.chunks_exact(GROUP) {
-        let largest = group.iter().fold(0.0f32, |best, &w| if w.abs() > best.abs() { w } else { best });
-        let steps = if element == Element::Q8 { 127.0 } else { -8.0 };
-        let scale = bf16::from_f32(largest / steps);
-        out.extend(scale.to_le_bytes());
-        let inverse = if scale.to_f32() == 0.0 { 0.0 } else { 1.0 / scale.to_f32() };
-        let whole = |weight: f32, low: f32, high: f32| (weight * inverse).round_ties_even().clamp(low, high);
-        if element == Element::Q8 {
-            out.extend(group.iter().map(|&weight| whole(weight, -127.0, 127.0) as i8 as u8));
-        } else {
-            let four = |weight: f32| (whole(weight, -8.0, 7.0) + 8.0) as u8;
-            out.extend((0..16).map(|i| four(group[i]) | four(group[i + 16]) << 4));
+pub fn quantize_block(rows: &[f32], columns: usize, element: Element, out: &mut Vec<u8>) {
+    let groups = columns / GROUP;
+    let start = out.len();
+    let weights = start + groups * BLOCK_ROWS * 2;
+    let zero = if element == Element::Q8 { 128 } else { 0x88 };
+    out.resize(weights, 0);
+    out.resize(start + BLOCK_ROWS * element.row_bytes(columns), zero);
+    for (row, values) in rows.chunks_exact(columns).enumerate() {
+        for (index, group) in values.chunks_exact(GROUP).enumerate() {
+            let (scale, whole) = quantize_group(group, element);
+            let at = start + (index * BLOCK_ROWS + row) * 2;
+            out[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+            for (column, &byte) in whole.iter().enumerate() {
+                let place = |column: usize| column / 4 * 4 * BLOCK_ROWS + row * 4 + column % 4;
+                if element == Element::Q8 {
+                    out[weights + index * GROUP * BLOCK_ROWS + place(column)] = byte;
+                } else if column < GROUP / 2 {
+                    let pair = byte | whole[column + GROUP / 2] << 4;
+                    out[weights + index * GROUP / 2 * BLOCK_ROWS + place(column)] = pair;
+                }
+            }
         }
     }
+}
+
+/// Scale and whole numbers of one group, the numbers shifted to be positive.
+fn quantize_group(group: &[f32], element: Element) -> (bf16, [u8; GROUP]) {
+    let largest = group.iter().fold(0.0f32, |best, &w| if w.abs() > best.abs() { w } else { best });
+    let (steps, low, high, shift) =
+        if element == Element::Q8 { (127.0, -127.0, 127.0, 128.0) } else { (-8.0, -8.0, 7.0, 8.0) };
+    let scale = bf16::from_f32(largest / steps);
+    let inverse = if scale.to_f32() == 0.0 { 0.0 } else { 1.0 / scale.to_f32() };
+    let whole = |i: usize| ((group[i] * inverse).round_ties_even().clamp(low, high) + shift) as u8;
+    (scale, std::array::from_fn(whole))
 }
 
 /// Whether a tensor becomes whole numbers: matrices whose rows are whole groups. Norms and biases stay as they are.
@@ -62,7 +81,8 @@ pub fn quantize(from: &Path, to: &Path, element: Element) -> Result<(), ModelErr
     }
     let mut config = read_json(&from.join("config.json"))?;
     let bits = if element == Element::Q8 { 8 } else { 4 };
-    config["quantization_config"] = json!({"quant_method": "sage", "bits": bits, "group_size": GROUP});
+    config["quantization_config"] =
+        json!({"quant_method": "sage", "bits": bits, "group_size": GROUP, "block_rows": BLOCK_ROWS});
     let failed = |error: io::Error| ModelError::invalid(to, format!("cannot be written ({error})"));
     std::fs::create_dir_all(to).map_err(failed)?;
     for file in COMPANIONS.iter().filter(|file| from.join(file).is_file()) {
@@ -80,9 +100,9 @@ fn write(checkpoint: &Checkpoint, path: &Path, element: Element) -> io::Result<(
         let (dtype, shape, bytes) = match (shrinks(tensor), element) {
             (false, _) => (tensor.dtype, tensor.shape.clone(), tensor.bytes().len()),
             (true, element) => {
-                let row = element.row_bytes(tensor.shape[1]);
+                let shape = element.block_shape(tensor.shape[0], tensor.shape[1]);
                 let dtype = if element == Element::Q8 { Dtype::I8 } else { Dtype::U8 };
-                (dtype, vec![tensor.shape[0], row], tensor.shape[0] * row)
+                (dtype, shape.to_vec(), shape[0] * shape[1])
             }
         };
         header.insert(name.to_owned(), json!({"dtype": dtype, "shape": shape, "data_offsets": [at, at + bytes]}));
@@ -98,11 +118,12 @@ fn write(checkpoint: &Checkpoint, path: &Path, element: Element) -> io::Result<(
         match element_of(tensor.dtype) {
             Some(stored) if shrinks(tensor) => {
                 let columns = tensor.shape[1];
-                let mut row = vec![0.0; columns];
-                for bytes in tensor.bytes().chunks_exact(stored.row_bytes(columns)) {
-                    widen(bytes, stored, &mut row);
+                let mut rows = vec![0.0; BLOCK_ROWS * columns];
+                for bytes in tensor.bytes().chunks(BLOCK_ROWS * stored.row_bytes(columns)) {
+                    let rows = &mut rows[..bytes.len() / stored.row_bytes(columns) * columns];
+                    widen(bytes, stored, rows);
                     packed.clear();
-                    quantize_row(&row, element, &mut packed);
+                    quantize_block(rows, columns, element, &mut packed);
                     file.write_all(&packed)?;
                 }
             }
@@ -114,24 +135,32 @@ fn write(checkpoint: &Checkpoint, path: &Path, element: Element) -> io::Result<(
 
 #[cfg(test)]
 mod tests {
+    use super::super::qwen2::widen_block_row;
     use super::*;
 
     #[test]
-    fn a_row_comes_back_within_half_a_step_of_its_group() {
-        let row: Vec<f32> = (0..96).map(|i| ((i * 37 % 61) as f32 - 30.0) * if i < 32 { 1.0 } else { 1e-3 }).collect();
+    fn every_row_comes_back_within_half_a_step_of_its_group() {
+        let (rows, columns) = (5, 96);
+        let value = |i: usize| ((i * 37 % 61) as f32 - 30.0) * if i.is_multiple_of(3) { 1.0 } else { 1e-3 };
+        let weights: Vec<f32> = (0..rows * columns).map(value).collect();
         for (element, steps, bytes) in [(Element::Q8, 127.0, 3 * 34), (Element::Q4, 8.0, 3 * 18)] {
-            let (mut packed, mut back) = (Vec::new(), vec![0.0; 96]);
-            quantize_row(&row, element, &mut packed);
-            assert_eq!(packed.len(), bytes);
-            widen(&packed, element, &mut back);
-            for (group, (want, got)) in row.chunks(32).zip(back.chunks(32)).enumerate() {
-                let largest = want.iter().fold(0.0f32, |best, w| best.max(w.abs()));
-                for (w, g) in want.iter().zip(got) {
-                    // Half a step, one more at the clipped end of 4 bits, and the scale's own rounding.
-                    let allowed = largest / steps * if element == Element::Q4 { 1.02 } else { 0.76 };
-                    assert!((w - g).abs() <= allowed, "{element:?} group {group}: {w} came back as {g}");
+            let (mut packed, mut back) = (Vec::new(), vec![0.0; columns]);
+            quantize_block(&weights, columns, element, &mut packed);
+            assert_eq!(packed.len(), BLOCK_ROWS * bytes);
+            for (row, values) in weights.chunks(columns).enumerate() {
+                widen_block_row(&packed, element, row, &mut back);
+                for (group, (want, got)) in values.chunks(GROUP).zip(back.chunks(GROUP)).enumerate() {
+                    let largest = want.iter().fold(0.0f32, |best, w| best.max(w.abs()));
+                    for (w, g) in want.iter().zip(got) {
+                        // Half a step, one more at the clipped end of 4 bits, and the scale's own rounding.
+                        let allowed = largest / steps * if element == Element::Q4 { 1.02 } else { 0.76 };
+                        assert!((w - g).abs() <= allowed, "{element:?} row {row} group {group}: {w} came back as {g}");
+                    }
                 }
             }
+            // Rows that are not there.
+            widen_block_row(&packed, element, rows, &mut back);
+            assert_eq!(back, vec![0.0; columns]);
         }
     }
 
@@ -139,8 +168,8 @@ mod tests {
     fn a_group_of_zeros_stays_zero() {
         for element in [Element::Q8, Element::Q4] {
             let (mut packed, mut back) = (Vec::new(), vec![1.0; 32]);
-            quantize_row(&[0.0; 32], element, &mut packed);
-            widen(&packed, element, &mut back);
+            quantize_block(&[0.0; 32], 32, element, &mut packed);
+            widen_block_row(&packed, element, 0, &mut back);
             assert_eq!(back, [0.0; 32]);
         }
     }

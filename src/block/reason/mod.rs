@@ -8,7 +8,7 @@ pub mod reply;
 use self::prompt::SYSTEM;
 use self::reply::ReplySplitter;
 use crate::engine::cpu::kernels::Kernels;
-use crate::engine::cpu::qwen2::{Decoder, DecoderOptions, Finish, Generation, Step};
+use crate::engine::cpu::qwen2::{Decoder, DecoderOptions, Finish, Generation, Mode, Step};
 use crate::engine::{CancelToken, Engine, EngineError, Product, Progress, SensorReader, Session, StepSink};
 use crate::model::chat::{self, Message, Role};
 use crate::model::qwen2::Qwen2Weights;
@@ -57,7 +57,7 @@ impl Reasoner {
         let sampling = Sampling { greedy: true, ..Sampling::load(folder).map_err(|error| refuse(&error))? };
         let hash = hash_of(&folder.join("model.safetensors")).map_err(|error| refuse(&error))?;
         let context = CONTEXT.min(weights.config.max_positions);
-        let options = DecoderOptions { context, chunk: PREFILL_CHUNK, threads, kernels };
+        let options = DecoderOptions { context, chunk: PREFILL_CHUNK, threads, kernels, mode: Mode::Exact };
         let decoder = Decoder::new(Arc::clone(&weights), options).map_err(|error| refuse(&error))?;
         let sampler = Sampler::new(sampling, tokenizer.vocabulary(), 0);
         let idle = vec![Generation::new(&decoder, sampler.clone())];

@@ -4,7 +4,7 @@
 
 use super::Qwen2Config;
 use crate::model::ModelError;
-use crate::model::checkpoint::{Checkpoint, Element, GROUP, Tensor};
+use crate::model::checkpoint::{BLOCK_ROWS, Checkpoint, Element, GROUP, Tensor};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// All rows, `element.row_bytes(columns)` bytes each.
+    /// All rows, `element.row_bytes(columns)` bytes each, as [`Element`] describes.
     pub fn bytes(&self) -> &[u8] {
         self.tensor.bytes()
     }
@@ -30,7 +30,13 @@ impl Matrix {
     /// Widens one row into `out`, which has `columns` elements.
     pub fn widen_row(&self, row: usize, out: &mut [f32]) {
         let length = self.element.row_bytes(self.columns);
-        widen(&self.bytes()[row * length..(row + 1) * length], self.element, out);
+        if self.element.is_quantised() {
+            let block = BLOCK_ROWS * length;
+            let at = row / BLOCK_ROWS * block;
+            widen_block_row(&self.bytes()[at..at + block], self.element, row % BLOCK_ROWS, out);
+        } else {
+            widen(&self.bytes()[row * length..(row + 1) * length], self.element, out);
+        }
     }
 }
 
@@ -91,29 +97,32 @@ impl Qwen2Weights {
     }
 
     fn collect(checkpoint: &Checkpoint, config: Qwen2Config) -> Result<Qwen2Weights, ModelError> {
-        let matrix = |name: &str| find(checkpoint, name).map(matrix_of);
+        let matrix = |name: &str, rows, columns| find(checkpoint, name).map(|tensor| matrix_of(tensor, rows, columns));
         let vector = |name: &str| find(checkpoint, name).map(vector_of);
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
-            let matrix = |part: &str| matrix(&format!("model.layers.{index}.{part}"));
+            let matrix =
+                |part: &str, rows, columns| matrix(&format!("model.layers.{index}.{part}.weight"), rows, columns);
             let vector = |part: &str| vector(&format!("model.layers.{index}.{part}"));
             layers.push(Layer {
                 attention_norm: vector("input_layernorm.weight")?,
-                query: matrix("self_attn.q_proj.weight")?,
-                key: matrix("self_attn.k_proj.weight")?,
-                value: matrix("self_attn.v_proj.weight")?,
+                query: matrix("self_attn.q_proj", queries, hidden)?,
+                key: matrix("self_attn.k_proj", keys, hidden)?,
+                value: matrix("self_attn.v_proj", keys, hidden)?,
                 query_bias: vector("self_attn.q_proj.bias")?,
                 key_bias: vector("self_attn.k_proj.bias")?,
                 value_bias: vector("self_attn.v_proj.bias")?,
-                output: matrix("self_attn.o_proj.weight")?,
+                output: matrix("self_attn.o_proj", hidden, queries)?,
                 feed_norm: vector("post_attention_layernorm.weight")?,
-                gate: matrix("mlp.gate_proj.weight")?,
-                up: matrix("mlp.up_proj.weight")?,
-                down: matrix("mlp.down_proj.weight")?,
+                gate: matrix("mlp.gate_proj", inner, hidden)?,
+                up: matrix("mlp.up_proj", inner, hidden)?,
+                down: matrix("mlp.down_proj", hidden, inner)?,
             });
         }
-        let embedding = matrix("model.embed_tokens.weight")?;
-        let head = if config.tied { embedding.clone() } else { matrix("lm_head.weight")? };
+        let embedding = matrix("model.embed_tokens.weight", config.vocab_size, hidden)?;
+        let head = if config.tied { embedding.clone() } else { matrix("lm_head.weight", config.vocab_size, hidden)? };
         let final_norm = vector("model.norm.weight")?;
         Ok(Qwen2Weights { config, embedding, layers, final_norm, head, file_bytes: checkpoint.file_bytes() })
     }
@@ -195,24 +204,20 @@ pub(crate) fn element_of(dtype: Dtype) -> Option<Element> {
     }
 }
 
-/// Whether a tensor holds `shape` weights; quantised ones are matrices of whole groups, stored as rows of bytes.
+/// Whether a tensor holds `shape` weights; quantised ones are matrices of whole groups, stored as blocks of bytes.
 fn fits(tensor: &Tensor, shape: &[usize]) -> bool {
     match element_of(tensor.dtype) {
         Some(element @ (Element::Q8 | Element::Q4)) => match *shape {
-            [rows, columns] => columns % GROUP == 0 && tensor.shape == [rows, element.row_bytes(columns)],
+            [rows, columns] => columns % GROUP == 0 && tensor.shape == element.block_shape(rows, columns),
             _ => false,
         },
         _ => tensor.shape == shape,
     }
 }
 
-fn matrix_of(tensor: &Tensor) -> Matrix {
+fn matrix_of(tensor: &Tensor, rows: usize, columns: usize) -> Matrix {
     let element = element_of(tensor.dtype).unwrap_or(Element::F32);
-    let columns = match element {
-        Element::Q8 | Element::Q4 => tensor.shape[1] / element.row_bytes(GROUP) * GROUP,
-        _ => tensor.shape[1],
-    };
-    Matrix { element, rows: tensor.shape[0], columns, tensor: tensor.clone() }
+    Matrix { element, rows, columns, tensor: tensor.clone() }
 }
 
 fn vector_of(tensor: &Tensor) -> Vec<f32> {
@@ -221,7 +226,7 @@ fn vector_of(tensor: &Tensor) -> Vec<f32> {
     values
 }
 
-/// Widens little-endian elements; `bytes` holds `out.len()` of them.
+/// Widens little-endian floats; `bytes` holds `out.len()` of them.
 pub(crate) fn widen(bytes: &[u8], element: Element, out: &mut [f32]) {
     match element {
         Element::Bf16 => {
@@ -239,18 +244,25 @@ pub(crate) fn widen(bytes: &[u8], element: Element, out: &mut [f32]) {
                 *out = f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
             }
         }
-        Element::Q8 | Element::Q4 => {
-            let groups = bytes.chunks_exact(element.row_bytes(GROUP));
-            for (group, out) in groups.zip(out.chunks_exact_mut(GROUP)) {
-                let scale = bf16::from_le_bytes([group[0], group[1]]).to_f32();
-                for (i, out) in out.iter_mut().enumerate() {
-                    let whole = match element {
-                        Element::Q8 => f32::from(group[2 + i] as i8),
-                        _ => f32::from(group[2 + i % 16] >> (i / 16 * 4) & 15) - 8.0,
-                    };
-                    *out = whole * scale;
-                }
+        Element::Q8 | Element::Q4 => unreachable!("quantised rows lie in blocks: widen_block_row"),
+    }
+}
+
+/// Widens one row of a block of quantised rows; `out` has the row's length.
+pub(crate) fn widen_block_row(block: &[u8], element: Element, row: usize, out: &mut [f32]) {
+    let (scales, weights) = block.split_at(out.len() / GROUP * BLOCK_ROWS * 2);
+    for (column, out) in out.iter_mut().enumerate() {
+        let (group, column) = (column / GROUP, column % GROUP);
+        let at = (group * BLOCK_ROWS + row) * 2;
+        let scale = bf16::from_le_bytes([scales[at], scales[at + 1]]).to_f32();
+        let place = |column: usize| column / 4 * 4 * BLOCK_ROWS + row * 4 + column % 4;
+        let whole = match element {
+            Element::Q8 => f32::from(weights[group * GROUP * BLOCK_ROWS + place(column)]) - 128.0,
+            _ => {
+                let pair = weights[group * GROUP / 2 * BLOCK_ROWS + place(column % 16)];
+                f32::from(pair >> (column / 16 * 4) & 15) - 8.0
             }
-        }
+        };
+        *out = whole * scale;
     }
 }

@@ -34,16 +34,6 @@ impl Vector for Ymm {
         Ymm(_mm256_cvtph_ps(_mm_loadu_si128(from.cast())))
     }
     #[inline(always)]
-    unsafe fn widen_i8(from: *const u8) -> Self {
-        Ymm(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))))
-    }
-    #[inline(always)]
-    unsafe fn widen_u4(from: *const u8, high: bool) -> Self {
-        let pairs = _mm_loadl_epi64(from.cast());
-        let half = if high { _mm_srli_epi16::<4>(pairs) } else { pairs };
-        Ymm(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_and_si128(half, _mm_set1_epi8(15)))))
-    }
-    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         Ymm(_mm256_fmadd_ps(self.0, factor.0, addend.0))
     }
@@ -90,4 +80,4 @@ impl Vector for Ymm {
     }
 }
 
-kernel_table!("avx2", Ymm, "avx2,fma,f16c", rows: 2, tokens: 4, rest: 2);
+kernel_table!("avx2", Ymm, "avx2,fma,f16c", rows: 2, tokens: 4, rest: 2, bytes: bytes_avx2);

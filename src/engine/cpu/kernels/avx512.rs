@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 /// One zmm register.
 #[derive(Clone, Copy)]
-struct Zmm(__m512);
+pub(super) struct Zmm(pub(super) __m512);
 
 impl Vector for Zmm {
     const LANES: usize = 16;
@@ -32,16 +32,6 @@ impl Vector for Zmm {
     #[inline(always)]
     unsafe fn widen_f16(from: *const u8) -> Self {
         Zmm(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast())))
-    }
-    #[inline(always)]
-    unsafe fn widen_i8(from: *const u8) -> Self {
-        Zmm(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))))
-    }
-    #[inline(always)]
-    unsafe fn widen_u4(from: *const u8, high: bool) -> Self {
-        let pairs = _mm_loadu_si128(from.cast());
-        let half = if high { _mm_srli_epi16::<4>(pairs) } else { pairs };
-        Zmm(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(half, _mm_set1_epi8(15)))))
     }
     #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
@@ -83,6 +73,54 @@ impl Vector for Zmm {
     unsafe fn largest(self) -> f32 {
         _mm512_reduce_max_ps(self.0)
     }
+    /// Eight registers at a time, adding the same pairs of lanes as `sum` does.
+    #[inline(always)]
+    unsafe fn sums<const R: usize, const T: usize>(all: &[[Self; T]; R], mut result: impl FnMut(usize, usize, f32)) {
+        let flat = all.as_flattened();
+        let whole = flat.len() / 8 * 8;
+        let mut sums = [0.0f32; 8];
+        for first in (0..whole).step_by(8) {
+            eight_sums(&flat[first..], &mut sums);
+            for (i, sum) in sums.iter().enumerate() {
+                result((first + i) / T, (first + i) % T, *sum);
+            }
+        }
+        for (i, sum) in flat.iter().enumerate().skip(whole) {
+            result(i / T, i % T, sum.sum());
+        }
+    }
 }
 
-kernel_table!("avx512", Zmm, "avx512f,avx512bw,avx512vl", rows: 4, tokens: 6, rest: 2);
+/// The sums of the first eight registers: lanes 8 apart are added, then 4, 2 and 1 apart.
+#[inline(always)]
+unsafe fn eight_sums(registers: &[Zmm], sums: &mut [f32; 8]) {
+    let halves: [__m256; 8] = std::array::from_fn(|i| {
+        let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(registers[i].0));
+        _mm256_add_ps(_mm512_castps512_ps256(registers[i].0), _mm256_castpd_ps(high))
+    });
+    // Register i of the next step holds the quarters of rows 2 i and 2 i + 1.
+    let quarters: [__m256; 4] = std::array::from_fn(|i| {
+        let (a, b) = (halves[2 * i], halves[2 * i + 1]);
+        _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
+    });
+    let pairs = |a: __m256, b: __m256| _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
+    let (a, b) = (pairs(quarters[0], quarters[1]), pairs(quarters[2], quarters[3]));
+    let all = _mm256_add_ps(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b));
+    // Lanes are now rows 0 2 4 6 1 3 5 7.
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_ps(sums.as_mut_ptr(), _mm256_permutevar8x32_ps(all, order));
+}
+
+kernel_table!("avx512", Zmm, "avx512f,avx512bw,avx512vl", rows: 4, tokens: 6, rest: 2, bytes: bytes_avx2);
+
+/// With dot products of bytes (Ice Lake and later).
+pub(super) static WITH_VNNI: Kernels =
+    Kernels { extension: "vnni", multiply_bytes: super::bytes_avx512::multiply_bytes, ..TABLE };
+
+/// With dot products of bytes and of bf16 (Zen 4, Sapphire Rapids and later).
+pub(super) static WITH_VNNI_AND_BF16: Kernels = Kernels {
+    extension: "vnni bf16",
+    multiply_bytes: super::bytes_avx512::multiply_bytes,
+    multiply_bf16: Some(super::bf16_avx512::multiply),
+    ..TABLE
+};

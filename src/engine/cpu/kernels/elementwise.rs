@@ -1,4 +1,4 @@
-//! The small operations between matrix products: RMS norm and the SwiGLU gate.
+//! The small operations between matrix products: RMS norm, the SwiGLU gate, rounding to bf16.
 //! Flows in and out: rows of f32 activations.
 
 use super::vector::Vector;
@@ -48,5 +48,14 @@ pub(super) unsafe fn swiglu<V: Vector>(gate: *const f32, up: *const f32, out: *m
         let g = V::load_first(gate.add(i), rest);
         let sigmoid = one.div(one.add(g.mul(minus).exp()));
         g.mul(sigmoid).mul(V::load_first(up.add(i), rest)).store_first(out.add(i), rest);
+    }
+}
+
+/// out = x rounded to bf16, halves to even, over `count` elements. (Values that are no numbers become some value.)
+#[inline(always)]
+pub(super) unsafe fn round_to_bf16(x: *const f32, out: *mut u16, count: usize) {
+    for i in 0..count {
+        let bits = (*x.add(i)).to_bits();
+        *out.add(i) = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
     }
 }

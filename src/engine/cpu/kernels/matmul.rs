@@ -7,15 +7,78 @@
 
 use super::vector::{Stored, Vector};
 use super::{CancelToken, Multiply};
+use std::marker::PhantomData;
+
+/// How one register's worth of products is added to a sum: which weights, which activations, which instruction.
+///
+/// # Safety
+/// As for [`Vector`]: the CPU has the instructions and pointers cover what is read.
+pub(super) trait Product {
+    /// One activation.
+    type X;
+    /// A register of partial sums.
+    type Sum: Vector;
+    /// A register of weights or activations, `LANES` of them.
+    type Factor: Copy;
+    /// Weights in one register.
+    const LANES: usize;
+
+    /// Bytes of a row of weights.
+    fn row_bytes(columns: usize) -> usize;
+    /// Activations from `from` on.
+    unsafe fn activations(from: *const Self::X) -> Self::Factor;
+    /// The first `count` activations, zero in the other lanes.
+    unsafe fn first_activations(from: *const Self::X, count: usize) -> Self::Factor;
+    /// Weights of `row` from `index` on.
+    unsafe fn weights(row: *const u8, index: usize) -> Self::Factor;
+    /// The first `count` weights of `row` from `index` on, zero in the other lanes.
+    unsafe fn first_weights(row: *const u8, index: usize, count: usize) -> Self::Factor;
+    /// Adds the products to the sum.
+    unsafe fn add(sum: Self::Sum, weights: Self::Factor, activations: Self::Factor) -> Self::Sum;
+}
+
+/// Fused multiply-adds of f32 with weights stored as `E`.
+pub(super) struct Fused<V, E>(PhantomData<(V, E)>);
+
+impl<V: Vector, E: Stored> Product for Fused<V, E> {
+    type X = f32;
+    type Sum = V;
+    type Factor = V;
+    const LANES: usize = V::LANES;
+
+    fn row_bytes(columns: usize) -> usize {
+        E::ELEMENT.row_bytes(columns)
+    }
+    #[inline(always)]
+    unsafe fn activations(from: *const f32) -> V {
+        V::load(from)
+    }
+    #[inline(always)]
+    unsafe fn first_activations(from: *const f32, count: usize) -> V {
+        V::load_first(from, count)
+    }
+    #[inline(always)]
+    unsafe fn weights(row: *const u8, index: usize) -> V {
+        E::load(row, index)
+    }
+    #[inline(always)]
+    unsafe fn first_weights(row: *const u8, index: usize, count: usize) -> V {
+        E::load_first(row, index, count)
+    }
+    #[inline(always)]
+    unsafe fn add(sum: V, weights: V, activations: V) -> V {
+        weights.mul_add(activations, sum)
+    }
+}
 
 /// `R` rows times `T` tokens computed together.
-pub(super) struct Tile {
+pub(super) struct Tile<X> {
     /// First row.
     pub weights: *const u8,
     /// Bytes from one of the tile's rows to the next.
     pub row_step: usize,
     /// First token's activations; tokens are `columns` apart.
-    pub x: *const f32,
+    pub x: *const X,
     /// Length of a row.
     pub columns: usize,
     /// Where row 0 of token 0 goes.
@@ -32,44 +95,37 @@ pub(super) trait InstructionSet {
     ///
     /// # Safety
     /// The CPU has the instruction set and the tile's pointers cover its rows, tokens and results.
-    unsafe fn tile<E: Stored, const R: usize, const T: usize>(tile: &Tile);
+    unsafe fn tile<P: Product, const R: usize, const T: usize>(tile: &Tile<P::X>);
 }
 
 /// The body of every tile.
 #[inline(always)]
-pub(super) unsafe fn tile<V: Vector, E: Stored, const R: usize, const T: usize>(tile: &Tile) {
+pub(super) unsafe fn tile<P: Product, const R: usize, const T: usize>(tile: &Tile<P::X>) {
     let columns = tile.columns;
-    let mut sums = [[V::splat(0.0); T]; R];
-    let whole = columns / V::LANES * V::LANES;
+    let mut sums = [[P::Sum::splat(0.0); T]; R];
+    let whole = columns / P::LANES * P::LANES;
     let mut k = 0;
     while k < whole {
-        let mut x = [V::splat(0.0); T];
-        for (t, x) in x.iter_mut().enumerate() {
-            *x = V::load(tile.x.add(t * columns + k));
-        }
+        let x: [P::Factor; T] = std::array::from_fn(|t| P::activations(tile.x.add(t * columns + k)));
         for (r, sums) in sums.iter_mut().enumerate() {
-            let w = E::load::<V>(tile.weights.add(r * tile.row_step), k);
+            let w = P::weights(tile.weights.add(r * tile.row_step), k);
             for t in 0..T {
-                sums[t] = w.mul_add(x[t], sums[t]);
+                sums[t] = P::add(sums[t], w, x[t]);
             }
         }
-        k += V::LANES;
+        k += P::LANES;
     }
     if k < columns {
         let rest = columns - k;
         for t in 0..T {
-            let x = V::load_first(tile.x.add(t * columns + k), rest);
+            let x = P::first_activations(tile.x.add(t * columns + k), rest);
             for (r, sums) in sums.iter_mut().enumerate() {
-                let w = E::load_first::<V>(tile.weights.add(r * tile.row_step), k, rest);
-                sums[t] = w.mul_add(x, sums[t]);
+                let w = P::first_weights(tile.weights.add(r * tile.row_step), k, rest);
+                sums[t] = P::add(sums[t], w, x);
             }
         }
     }
-    for (r, sums) in sums.iter().enumerate() {
-        for (t, sum) in sums.iter().enumerate() {
-            *tile.y.add(t * tile.y_stride + r * tile.y_row_step) = sum.sum();
-        }
-    }
+    P::Sum::sums(&sums, |r, t, sum| *tile.y.add(t * tile.y_stride + r * tile.y_row_step) = sum);
 }
 
 /// Rows decoded as separate sequential streams (adjacent rows reach half the bandwidth; measured).
@@ -81,19 +137,19 @@ const STOP_BYTES: usize = 128 * 1024;
 
 /// Computes `task.rows`, looking at `cancel` every few tens of microseconds. `R` x `T` is the largest tile, `H` a
 /// smaller number of tokens for what is left.
-pub(super) unsafe fn multiply<I, E, const R: usize, const T: usize, const H: usize>(
-    task: &Multiply,
+pub(super) unsafe fn multiply<I, P, const R: usize, const T: usize, const H: usize>(
+    task: &Multiply<P::X>,
     cancel: &CancelToken,
 ) where
     I: InstructionSet,
-    E: Stored,
+    P: Product,
 {
-    if task.tokens == 1 { one_token::<I, E>(task, cancel) } else { many_tokens::<I, E, R, T, H>(task, cancel) }
+    if task.tokens == 1 { one_token::<I, P>(task, cancel) } else { many_tokens::<I, P, R, T, H>(task, cancel) }
 }
 
 /// Decode: bound by memory, so `STREAMS` far-apart rows advance together.
-unsafe fn one_token<I: InstructionSet, E: Stored>(task: &Multiply, cancel: &CancelToken) {
-    let row_bytes = E::ELEMENT.row_bytes(task.columns);
+unsafe fn one_token<I: InstructionSet, P: Product>(task: &Multiply<P::X>, cancel: &CancelToken) {
+    let row_bytes = P::row_bytes(task.columns);
     let per_stream = task.rows.len() / STREAMS;
     let look_every = (STOP_BYTES / (STREAMS * row_bytes)).max(1);
     for i in 0..per_stream {
@@ -101,20 +157,20 @@ unsafe fn one_token<I: InstructionSet, E: Stored>(task: &Multiply, cancel: &Canc
             return;
         }
         let row = task.rows.start + i;
-        I::tile::<E, STREAMS, 1>(&tile_at(task, row, row_bytes, per_stream, 0));
+        I::tile::<P, STREAMS, 1>(&tile_at(task, row, row_bytes, per_stream, 0));
     }
     for row in task.rows.start + per_stream * STREAMS..task.rows.end {
-        I::tile::<E, 1, 1>(&tile_at(task, row, row_bytes, 1, 0));
+        I::tile::<P, 1, 1>(&tile_at(task, row, row_bytes, 1, 0));
     }
 }
 
 /// Prefill: bound by arithmetic, so blocks of rows stay in cache while tiles of tokens pass over them.
-unsafe fn many_tokens<I, E, const R: usize, const T: usize, const H: usize>(task: &Multiply, cancel: &CancelToken)
+unsafe fn many_tokens<I, P, const R: usize, const T: usize, const H: usize>(task: &Multiply<P::X>, cancel: &CancelToken)
 where
     I: InstructionSet,
-    E: Stored,
+    P: Product,
 {
-    let row_bytes = E::ELEMENT.row_bytes(task.columns);
+    let row_bytes = P::row_bytes(task.columns);
     let block = (BLOCK_BYTES / row_bytes).max(R) / R * R;
     let mut start = task.rows.start;
     while start < task.rows.end {
@@ -126,11 +182,11 @@ where
             }
             let left = task.tokens - token;
             token += if left >= T {
-                rows_of_block::<I, E, R, T>(task, start, end, token)
+                rows_of_block::<I, P, R, T>(task, start, end, token)
             } else if left >= H {
-                rows_of_block::<I, E, R, H>(task, start, end, token)
+                rows_of_block::<I, P, R, H>(task, start, end, token)
             } else {
-                rows_of_block::<I, E, R, 1>(task, start, end, token)
+                rows_of_block::<I, P, R, 1>(task, start, end, token)
             };
         }
         start = end;
@@ -138,31 +194,31 @@ where
 }
 
 /// All rows of one block for `T` tokens; returns `T`.
-unsafe fn rows_of_block<I, E, const R: usize, const T: usize>(
-    task: &Multiply,
+unsafe fn rows_of_block<I, P, const R: usize, const T: usize>(
+    task: &Multiply<P::X>,
     start: usize,
     end: usize,
     token: usize,
 ) -> usize
 where
     I: InstructionSet,
-    E: Stored,
+    P: Product,
 {
-    let row_bytes = E::ELEMENT.row_bytes(task.columns);
+    let row_bytes = P::row_bytes(task.columns);
     let mut row = start;
     while row + R <= end {
-        I::tile::<E, R, T>(&tile_at(task, row, row_bytes, 1, token));
+        I::tile::<P, R, T>(&tile_at(task, row, row_bytes, 1, token));
         row += R;
     }
     while row < end {
-        I::tile::<E, 1, T>(&tile_at(task, row, row_bytes, 1, token));
+        I::tile::<P, 1, T>(&tile_at(task, row, row_bytes, 1, token));
         row += 1;
     }
     T
 }
 
 #[inline(always)]
-unsafe fn tile_at(task: &Multiply, row: usize, row_bytes: usize, row_step: usize, token: usize) -> Tile {
+unsafe fn tile_at<X>(task: &Multiply<X>, row: usize, row_bytes: usize, row_step: usize, token: usize) -> Tile<X> {
     Tile {
         weights: task.weights.add(row * row_bytes),
         row_step: row_step * row_bytes,

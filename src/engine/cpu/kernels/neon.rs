@@ -7,7 +7,7 @@ use std::arch::aarch64::*;
 
 /// One q register.
 #[derive(Clone, Copy)]
-struct Quad(float32x4_t);
+pub(super) struct Quad(pub(super) float32x4_t);
 
 impl Vector for Quad {
     const LANES: usize = 4;
@@ -34,18 +34,6 @@ impl Vector for Quad {
         let lanes: [u16; 4] = std::ptr::read_unaligned(from.cast());
         let wide = lanes.map(|bits| half::f16::from_bits(bits).to_f32());
         Self::load(wide.as_ptr())
-    }
-    #[inline(always)]
-    unsafe fn widen_i8(from: *const u8) -> Self {
-        let bytes = vcreate_s8(u64::from(from.cast::<u32>().read_unaligned()));
-        Quad(vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes)))))
-    }
-    #[inline(always)]
-    unsafe fn widen_u4(from: *const u8, high: bool) -> Self {
-        let pairs = from.cast::<u32>().read_unaligned();
-        let half = if high { pairs >> 4 } else { pairs } & 0x0f0f_0f0f;
-        let bytes = vcreate_u8(u64::from(half));
-        Quad(vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes)))))
     }
     #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
@@ -90,4 +78,16 @@ impl Vector for Quad {
     }
 }
 
-kernel_table!("neon", Quad, "neon", rows: 4, tokens: 4, rest: 2);
+kernel_table!("neon", Quad, "neon", rows: 4, tokens: 4, rest: 2, bytes: bytes_neon);
+
+/// With dot products of bytes (Armv8.2).
+pub(super) static WITH_DOT: Kernels =
+    Kernels { extension: "dot", multiply_bytes: super::bytes_neon_dot::multiply_bytes, ..TABLE };
+
+/// With dot products of bytes and of bf16 (Armv8.6).
+pub(super) static WITH_DOT_AND_BF16: Kernels = Kernels {
+    extension: "dot bf16",
+    multiply_bytes: super::bytes_neon_dot::multiply_bytes,
+    multiply_bf16: Some(super::bf16_neon::multiply),
+    ..TABLE
+};

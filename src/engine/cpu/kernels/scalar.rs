@@ -1,32 +1,52 @@
 //! Plain loops: the reference that the vector kernels are tested against, and what runs where nothing else does.
 //! Flows in and out: the same tasks as every other instruction set. The results are the same on every machine.
 
-use super::{Attend, CancelToken, Element, KEY_BLOCK, Kernels, Multiply};
-use crate::model::checkpoint::GROUP;
+use super::{Attend, Bytes, CancelToken, Element, KEY_BLOCK, Kernels, Multiply, MultiplyBytes, bytes, elementwise};
+use crate::model::checkpoint::{BLOCK_ROWS, GROUP};
 use half::{bf16, f16};
 
 /// The table of this instruction set.
-pub(super) static KERNELS: Kernels = Kernels { name: "scalar", multiply, attend, rms_norm, swiglu };
+pub(super) static KERNELS: Kernels = Kernels {
+    name: "scalar",
+    extension: "",
+    multiply,
+    multiply_bf16: Some(multiply_bf16),
+    multiply_bytes,
+    round_to_bf16,
+    round_to_bytes,
+    attend,
+    rms_norm,
+    swiglu,
+};
 
-unsafe fn weight(row: *const u8, element: Element, index: usize) -> f32 {
-    let group = row.add(element.row_bytes(index / GROUP * GROUP));
-    let scale = || bf16::from_bits(group.cast::<u16>().read_unaligned()).to_f32();
-    let in_group = index % GROUP;
-    let at = row.add(element.row_bytes(index));
-    match element {
-        Element::Q8 => f32::from(group.add(2 + in_group).cast::<i8>().read()) * scale(),
-        Element::Q4 => {
-            let pair = group.add(2 + in_group % 16).read();
-            let whole = if in_group < 16 { pair & 15 } else { pair >> 4 };
-            (f32::from(whole) - 8.0) * scale()
-        }
-        Element::Bf16 => bf16::from_bits(at.cast::<u16>().read_unaligned()).to_f32(),
-        Element::F16 => f16::from_bits(at.cast::<u16>().read_unaligned()).to_f32(),
-        Element::F32 => at.cast::<f32>().read_unaligned(),
+/// One activation.
+trait Activation: Copy {
+    fn widen(self) -> f32;
+}
+
+impl Activation for f32 {
+    fn widen(self) -> f32 {
+        self
     }
 }
 
-unsafe fn multiply(task: &Multiply, cancel: &CancelToken) {
+impl Activation for u16 {
+    fn widen(self) -> f32 {
+        bf16::from_bits(self).to_f32()
+    }
+}
+
+unsafe fn weight(row: *const u8, element: Element, index: usize) -> f32 {
+    let at = row.add(element.row_bytes(index));
+    match element {
+        Element::Bf16 => bf16::from_bits(at.cast::<u16>().read_unaligned()).to_f32(),
+        Element::F16 => f16::from_bits(at.cast::<u16>().read_unaligned()).to_f32(),
+        Element::F32 => at.cast::<f32>().read_unaligned(),
+        Element::Q8 | Element::Q4 => unreachable!("quantised weights are multiplied by `multiply_bytes`"),
+    }
+}
+
+unsafe fn products<X: Activation>(task: &Multiply<X>, cancel: &CancelToken) {
     for r in task.rows.clone() {
         if cancel.is_cancelled() {
             return;
@@ -36,11 +56,65 @@ unsafe fn multiply(task: &Multiply, cancel: &CancelToken) {
             let x = task.x.add(t * task.columns);
             let mut sum = 0.0f32;
             for k in 0..task.columns {
-                sum += weight(row, task.element, k) * *x.add(k);
+                sum += weight(row, task.element, k) * (*x.add(k)).widen();
             }
             *task.y.add(t * task.y_stride + r) = sum;
         }
     }
+}
+
+unsafe fn multiply(task: &Multiply, cancel: &CancelToken) {
+    products(task, cancel)
+}
+
+unsafe fn multiply_bf16(task: &Multiply<u16>, cancel: &CancelToken) {
+    products(task, cancel)
+}
+
+/// The whole number that a quantised weight is.
+unsafe fn whole(block: *const u8, task: &MultiplyBytes, row: usize, column: usize) -> i32 {
+    let groups = task.columns / GROUP;
+    let (group, column) = (column / GROUP, column % GROUP);
+    let weights = block.add(groups * BLOCK_ROWS * 2);
+    let place = |column: usize| column / 4 * 4 * BLOCK_ROWS + row * 4 + column % 4;
+    if task.element == Element::Q8 {
+        i32::from(*weights.add(group * GROUP * BLOCK_ROWS + place(column))) - 128
+    } else {
+        let pair = i32::from(*weights.add(group * GROUP / 2 * BLOCK_ROWS + place(column % 16)));
+        (pair >> (column / 16 * 4) & 15) - 8
+    }
+}
+
+unsafe fn multiply_bytes(task: &MultiplyBytes, cancel: &CancelToken) {
+    let groups = task.columns / GROUP;
+    for r in task.rows.clone() {
+        if cancel.is_cancelled() {
+            return;
+        }
+        let (block, row) = (r / BLOCK_ROWS, r % BLOCK_ROWS);
+        let block = task.weights.add(block * BLOCK_ROWS * task.element.row_bytes(task.columns));
+        for t in 0..task.tokens {
+            let mut sum = 0.0f32;
+            for group in 0..groups {
+                let mut dot = 0i32;
+                for k in group * GROUP..(group + 1) * GROUP {
+                    dot += whole(block, task, row, k) * i32::from(*task.x.values.add(t * task.columns + k));
+                }
+                let scale = block.add((group * BLOCK_ROWS + row) * 2).cast::<u16>().read_unaligned();
+                let scale = bf16::from_bits(scale).to_f32() * *task.x.scales.add(t * groups + group);
+                sum = libm::fmaf(dot as f32, scale, sum);
+            }
+            *task.y.add(t * task.y_stride + r) = sum;
+        }
+    }
+}
+
+unsafe fn round_to_bytes(x: *const f32, columns: usize, out: &Bytes) {
+    bytes::round_to_bytes(x, columns, out)
+}
+
+unsafe fn round_to_bf16(x: *const f32, out: *mut u16, count: usize) {
+    elementwise::round_to_bf16(x, out, count)
 }
 
 unsafe fn attend(call: &mut Attend) {

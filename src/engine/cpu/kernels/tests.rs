@@ -1,6 +1,9 @@
 //! Every instruction set of this machine against the scalar reference.
 
 use super::*;
+use crate::model::checkpoint::{BLOCK_ROWS, GROUP};
+use crate::model::quantize::quantize_block;
+use crate::model::qwen2::widen_block_row;
 use half::{bf16, f16};
 
 /// Pseudo-random values in -1..1.
@@ -19,11 +22,7 @@ fn stored(values: &[f32], element: Element) -> Vec<u8> {
         Element::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
         Element::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
         Element::F32 => values.iter().flat_map(|&v| v.to_le_bytes()).collect(),
-        Element::Q8 | Element::Q4 => {
-            let mut packed = Vec::new();
-            crate::model::quantize::quantize_row(values, element, &mut packed);
-            packed
-        }
+        Element::Q8 | Element::Q4 => unreachable!("quantised weights are made by quantize_block"),
     }
 }
 
@@ -67,16 +66,148 @@ fn products_agree_with_scalar_for_any_shape() {
     }
 }
 
+/// Rounded activations of `tokens` rows.
+struct Rounded {
+    values: Vec<i8>,
+    scales: Vec<f32>,
+    sums: Vec<i32>,
+}
+
+impl Rounded {
+    fn new(set: &Kernels, x: &[f32]) -> Rounded {
+        let groups = x.len() / GROUP;
+        let mut rounded = Rounded { values: vec![0; x.len()], scales: vec![0.0; groups], sums: vec![0; groups] };
+        // SAFETY: the buffers hold as many values and groups as `x`; `available` only lists sets this CPU has.
+        unsafe { (set.round_to_bytes)(x.as_ptr(), x.len(), &rounded.pointers()) };
+        rounded
+    }
+
+    fn pointers(&mut self) -> Bytes {
+        Bytes { values: self.values.as_mut_ptr(), scales: self.scales.as_mut_ptr(), sums: self.sums.as_mut_ptr() }
+    }
+}
+
+/// Rows of `weights` in blocks, and their product with `x`.
+fn quantised_product(
+    set: &Kernels,
+    weights: &[f32],
+    element: Element,
+    x: &[f32],
+    tokens: usize,
+    first_row: usize,
+) -> Vec<f32> {
+    let columns = x.len() / tokens;
+    let rows = weights.len() / columns;
+    let mut packed = Vec::new();
+    for rows in weights.chunks(BLOCK_ROWS * columns) {
+        quantize_block(rows, columns, element, &mut packed);
+    }
+    let mut y = vec![f32::NAN; tokens * rows];
+    let mut rounded = Rounded::new(set, x);
+    let task = MultiplyBytes {
+        weights: packed.as_ptr(),
+        element,
+        rows: first_row..rows,
+        columns,
+        x: rounded.pointers(),
+        tokens,
+        y: y.as_mut_ptr(),
+        y_stride: rows,
+    };
+    // SAFETY: as in `product`.
+    unsafe { (set.multiply_bytes)(&task, &CancelToken::default()) };
+    y
+}
+
 #[test]
-fn products_of_quantised_weights_agree_with_scalar() {
+fn products_of_quantised_weights_have_the_scalar_bits_on_every_set() {
     for element in [Element::Q8, Element::Q4] {
-        for (rows, columns, tokens) in [(1, 32, 1), (3, 64, 2), (70, 96, 1), (131, 128, 17), (9, 2080, 13)] {
-            let weights = stored(&values(rows * columns, 1), element);
-            let x = values(tokens * columns, 2);
-            let want = product(&scalar::KERNELS, &weights, element, rows, &x, tokens);
+        for (rows, columns, tokens) in
+            [(1, 32, 1), (3, 64, 2), (70, 96, 1), (131, 128, 17), (48, 2080, 13), (33, 4864, 9)]
+        {
+            let (weights, x) = (values(rows * columns, 1), values(tokens * columns, 2));
+            let want = quantised_product(&scalar::KERNELS, &weights, element, &x, tokens, 0);
             for set in Kernels::available() {
-                let got = product(set, &weights, element, rows, &x, tokens);
-                assert_close(set.name, &got, &want, 2e-5);
+                let got = quantised_product(set, &weights, element, &x, tokens, 0);
+                assert_eq!(got, want, "{} {element:?} {rows} x {columns}, {tokens} tokens", set.full_name());
+                let part = quantised_product(set, &weights, element, &x, tokens, rows / 2 / BLOCK_ROWS * BLOCK_ROWS);
+                let same = |(got, want): (&f32, &f32)| got.is_nan() || got == want;
+                assert!(part.iter().zip(&want).all(same), "{}: a range of rows differs", set.full_name());
+                assert!(!part[rows - 1].is_nan(), "{}: the last row was left out", set.full_name());
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_quantised_weights_are_what_the_weights_stand_for() {
+    let (rows, columns, tokens) = (20, 256, 3);
+    let (weights, x) = (values(rows * columns, 3), values(tokens * columns, 4));
+    for element in [Element::Q8, Element::Q4] {
+        let mut packed = Vec::new();
+        weights.chunks(BLOCK_ROWS * columns).for_each(|rows| quantize_block(rows, columns, element, &mut packed));
+        let got = quantised_product(Kernels::best(), &weights, element, &x, tokens, 0);
+        let mut row = vec![0.0; columns];
+        for r in 0..rows {
+            let block = r / BLOCK_ROWS * BLOCK_ROWS * element.row_bytes(columns);
+            widen_block_row(&packed[block..], element, r % BLOCK_ROWS, &mut row);
+            for t in 0..tokens {
+                let x = &x[t * columns..][..columns];
+                let want: f64 = row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                // An activation is rounded by at most half of a 127th of the largest, which is below 1.
+                let most: f64 = row.iter().map(|w| f64::from(w.abs()) * 0.5 / 127.0).sum::<f64>() + 1e-4;
+                let error = (f64::from(got[t * rows + r]) - want).abs();
+                assert!(error <= most, "{element:?} row {r} token {t}: off by {error}, {most} is possible");
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_that_are_extreme_or_no_numbers_are_rounded_without_harm() {
+    let mut x = values(4 * GROUP, 5);
+    x[..GROUP].fill(0.0);
+    x[GROUP..2 * GROUP].fill(1e-38);
+    x[2 * GROUP] = f32::MAX;
+    x[3 * GROUP] = f32::NAN;
+    for set in Kernels::available() {
+        let rounded = Rounded::new(set, &x);
+        assert_eq!(rounded.values[..2 * GROUP], [0; 2 * GROUP], "{}", set.full_name());
+        assert_eq!((rounded.scales[0], rounded.scales[1], rounded.values[2 * GROUP]), (0.0, 0.0, 127));
+        assert_eq!(rounded.sums[2], 127);
+    }
+}
+
+#[test]
+fn products_of_bf16_pairs_agree_with_scalar_for_any_shape() {
+    for (rows, columns, tokens) in [(1, 1, 1), (3, 7, 2), (40, 33, 1), (70, 100, 5), (131, 130, 17), (9, 2100, 13)] {
+        let weights = stored(&values(rows * columns, 1), Element::Bf16);
+        let x = values(tokens * columns, 2);
+        let run = |set: &Kernels| {
+            let multiply = set.multiply_bf16?;
+            let (mut rounded, mut y) = (vec![0u16; x.len()], vec![f32::NAN; tokens * rows]);
+            // SAFETY: `rounded` is as long as `x`; `available` only lists sets this CPU has.
+            unsafe { (set.round_to_bf16)(x.as_ptr(), rounded.as_mut_ptr(), x.len()) };
+            let nearest = |(x, bits): (&f32, &u16)| bf16::from_f32(*x).to_bits() == *bits;
+            assert!(x.iter().zip(&rounded).all(nearest), "{}", set.full_name());
+            let task = Multiply {
+                weights: weights.as_ptr(),
+                element: Element::Bf16,
+                rows: 0..rows,
+                columns,
+                x: rounded.as_ptr(),
+                tokens,
+                y: y.as_mut_ptr(),
+                y_stride: rows,
+            };
+            // SAFETY: as in `product`.
+            unsafe { multiply(&task, &CancelToken::default()) };
+            Some(y)
+        };
+        let want = run(&scalar::KERNELS).unwrap();
+        for set in Kernels::available() {
+            if let Some(got) = run(set) {
+                assert_close(&set.full_name(), &got, &want, 2e-5);
             }
         }
     }

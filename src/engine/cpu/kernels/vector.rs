@@ -4,7 +4,7 @@
 //! All methods are `inline(always)` and are only ever expanded inside a function that carries the right
 //! `#[target_feature]`, so no call boundary is left between the intrinsics.
 
-use crate::model::checkpoint::{Element, GROUP};
+use crate::model::checkpoint::Element;
 
 /// The widest register any instruction set here has, in f32 lanes.
 pub(super) const MAX_LANES: usize = 16;
@@ -28,10 +28,6 @@ pub(super) trait Vector: Copy {
     unsafe fn widen_bf16(from: *const u8) -> Self;
     /// Reads `LANES` IEEE half values (any alignment) and widens them.
     unsafe fn widen_f16(from: *const u8) -> Self;
-    /// Reads `LANES` signed bytes and widens them.
-    unsafe fn widen_i8(from: *const u8) -> Self;
-    /// Reads `LANES` bytes and widens the high or low four bits of each, 0 to 15.
-    unsafe fn widen_u4(from: *const u8, high: bool) -> Self;
     /// `self * factor + addend`, fused.
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// Lane by lane sum.
@@ -52,6 +48,16 @@ pub(super) trait Vector: Copy {
     unsafe fn sum(self) -> f32;
     /// Largest lane.
     unsafe fn largest(self) -> f32;
+
+    /// Gives `result` the [`Vector::sum`] of every register, with its row and column.
+    #[inline(always)]
+    unsafe fn sums<const R: usize, const T: usize>(all: &[[Self; T]; R], mut result: impl FnMut(usize, usize, f32)) {
+        for (r, row) in all.iter().enumerate() {
+            for (t, sum) in row.iter().enumerate() {
+                result(r, t, sum.sum());
+            }
+        }
+    }
 
     /// The first `count` lanes from memory, zero in the others.
     #[inline(always)]
@@ -89,14 +95,14 @@ pub(super) trait Vector: Copy {
 /// How one weight is stored in the checkpoint.
 ///
 /// # Safety
-/// Rows must hold at least `index + lanes` elements; of quantised rows, `index` must be a multiple of the lanes.
+/// Rows must hold at least `index + lanes` elements.
 pub(super) trait Stored: Copy {
     /// Its name at run time.
     const ELEMENT: Element;
     /// Widens `V::LANES` elements of `row` from element `index`.
     unsafe fn load<V: Vector>(row: *const u8, index: usize) -> V;
 
-    /// Widens `count < V::LANES` elements, zero in the others. Never used for quantised rows, which are whole groups.
+    /// Widens `count < V::LANES` elements, zero in the others.
     #[inline(always)]
     unsafe fn load_first<V: Vector>(row: *const u8, index: usize, count: usize) -> V {
         let mut bytes = [0u8; MAX_LANES * 4];
@@ -115,13 +121,6 @@ pub(super) struct F16;
 /// Single precision weights.
 #[derive(Clone, Copy)]
 pub(super) struct F32;
-/// 8-bit weights in groups.
-#[derive(Clone, Copy)]
-pub(super) struct Q8;
-/// 4-bit weights in groups.
-#[derive(Clone, Copy)]
-pub(super) struct Q4;
-
 impl Stored for Bf16 {
     const ELEMENT: Element = Element::Bf16;
     #[inline(always)]
@@ -143,30 +142,5 @@ impl Stored for F32 {
     #[inline(always)]
     unsafe fn load<V: Vector>(row: *const u8, index: usize) -> V {
         V::load(row.add(index * 4).cast())
-    }
-}
-
-/// A group's scale in all lanes.
-#[inline(always)]
-unsafe fn scale<V: Vector>(group: *const u8) -> V {
-    V::splat(f32::from_bits(u32::from(group.cast::<u16>().read_unaligned()) << 16))
-}
-
-impl Stored for Q8 {
-    const ELEMENT: Element = Element::Q8;
-    #[inline(always)]
-    unsafe fn load<V: Vector>(row: *const u8, index: usize) -> V {
-        let group = row.add(index / GROUP * (2 + GROUP));
-        V::widen_i8(group.add(2 + index % GROUP)).mul(scale(group))
-    }
-}
-
-impl Stored for Q4 {
-    const ELEMENT: Element = Element::Q4;
-    #[inline(always)]
-    unsafe fn load<V: Vector>(row: *const u8, index: usize) -> V {
-        let group = row.add(index / GROUP * (2 + GROUP / 2));
-        let (at, high) = (index % 16, index % GROUP >= 16);
-        V::widen_u4(group.add(2 + at), high).add(V::splat(-8.0)).mul(scale(group))
     }
 }

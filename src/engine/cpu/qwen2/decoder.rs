@@ -2,11 +2,13 @@
 //! Flows in: a few tokens and the cache of what came before. Flows out: the cache, advanced, and on request the logits of
 //! any token of the chunk.
 //!
-//! The forward pass is the published network, in f32 over the checkpoint's own weights: pre-norm attention with rotary
+//! The forward pass is the published network, in f32 over the checkpoint's own weights (unless [`Mode`] or quantised weights say
+//! otherwise): pre-norm attention with rotary
 //! positions and grouped keys, SwiGLU feed-forward, tied or untied head. It allocates nothing.
 
 use super::kv::KvCache;
 use super::parallel::{Cancelled, Workers};
+use super::rounded::{Mode, Rounded};
 use crate::engine::CancelToken;
 use crate::engine::cpu::kernels::{Kernels, MAX_QUERIES};
 use crate::engine::cpu::pool::Pool;
@@ -24,11 +26,13 @@ pub struct DecoderOptions {
     pub chunk: usize,
     /// Instruction set.
     pub kernels: &'static Kernels,
+    /// What activations are rounded to.
+    pub mode: Mode,
 }
 
 impl Default for DecoderOptions {
     fn default() -> Self {
-        DecoderOptions { threads: 1, context: 2048, chunk: 64, kernels: Kernels::best() }
+        DecoderOptions { threads: 1, context: 2048, chunk: 64, kernels: Kernels::best(), mode: Mode::Exact }
     }
 }
 
@@ -114,7 +118,11 @@ impl Decoder {
             ..options
         };
         Ok(Decoder {
-            workers: Workers { pool: Pool::new(options.threads)?, kernels: options.kernels },
+            workers: Workers {
+                pool: Pool::new(options.threads)?,
+                kernels: options.kernels,
+                rounded: Rounded::new(&weights, options.kernels, options.mode, options.chunk),
+            },
             rope: Rope::new(&weights.config, options.context),
             space: Workspace::new(&weights.config, &options),
             weights,
@@ -134,7 +142,9 @@ impl Decoder {
 
     /// Bytes of working memory besides weights and caches.
     pub fn workspace_bytes(&self) -> usize {
-        self.space.bytes() + (self.rope.cos.len() + self.rope.sin.len()) * size_of::<f32>()
+        self.space.bytes()
+            + self.workers.rounded.bytes_held()
+            + (self.rope.cos.len() + self.rope.sin.len()) * size_of::<f32>()
     }
 
     /// A cache that fits this decoder's context.

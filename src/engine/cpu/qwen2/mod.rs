@@ -5,8 +5,10 @@ mod decoder;
 mod generate;
 mod kv;
 mod parallel;
+mod rounded;
 
 pub use decoder::{Decoder, DecoderOptions};
 pub use generate::{Finish, Generation, PromptError, Step, common_prefix};
 pub use kv::KvCache;
 pub use parallel::Cancelled;
+pub use rounded::Mode;

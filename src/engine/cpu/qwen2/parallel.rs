@@ -5,9 +5,11 @@
 //! threads gives the same bits.
 
 use super::kv::KvCache;
+use super::rounded::Rounded;
 use crate::engine::CancelToken;
-use crate::engine::cpu::kernels::{Attend, Kernels, MAX_QUERIES, Multiply};
+use crate::engine::cpu::kernels::{Attend, Kernels, MAX_QUERIES};
 use crate::engine::cpu::pool::Pool;
+use crate::model::checkpoint::BLOCK_ROWS;
 use crate::model::qwen2::{Matrix, Qwen2Config};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -34,20 +36,48 @@ impl Shared {
 pub(super) struct Workers {
     pub pool: Pool,
     pub kernels: &'static Kernels,
+    /// Activations as the quantised and the bf16 products take them.
+    pub rounded: Rounded,
 }
 
 /// Multiply-adds below which one thread does the work: handing it over would cost more than it saves.
 const WORTH_SHARING: usize = 200_000;
 
-/// Rows that a worker takes at a time: enough to stream, few enough to balance.
+/// Elements of the SwiGLU gate that a worker takes at a time.
+const SWIGLU_PART: usize = 8192;
+
+/// Rows that a worker takes at a time: enough to stream, few enough to balance, whole blocks of quantised matrices.
 fn rows_per_claim(rows: usize, threads: usize) -> usize {
-    (rows / (threads * 4)).clamp(16, 128).next_multiple_of(8)
+    (rows / (threads * 4)).clamp(16, 128).next_multiple_of(BLOCK_ROWS)
+}
+
+/// Runs the closure on every worker, or on the caller alone if there is little to do.
+fn run<F: Fn(usize) + Sync>(pool: &mut Pool, multiply_adds: usize, closure: &F) {
+    if multiply_adds < WORTH_SHARING { closure(0) } else { pool.run(closure) }
 }
 
 impl Workers {
-    /// Runs the closure on every worker, or on the caller alone if there is little to do.
-    fn run<F: Fn(usize) + Sync>(&mut self, multiply_adds: usize, closure: &F) {
-        if multiply_adds < WORTH_SHARING { closure(0) } else { self.pool.run(closure) }
+    /// Rounds the activations as the matrices ask for.
+    fn round(&mut self, matrices: &[&Matrix], x: &[f32], tokens: usize) {
+        let (kernels, columns) = (self.kernels, matrices[0].columns);
+        let (bytes, bf16) = self.rounded.prepare(matrices, kernels, tokens);
+        if !bytes && !bf16 {
+            return;
+        }
+        let rounded = &self.rounded;
+        let next = AtomicUsize::new(0);
+        // A float takes about as long to round as ten multiply-adds.
+        run(&mut self.pool, 10 * tokens * columns, &|_| {
+            loop {
+                let token = next.fetch_add(1, Relaxed);
+                if token >= tokens {
+                    return;
+                }
+                let row = &x[token * columns..(token + 1) * columns];
+                // SAFETY: `prepare` checked that the rounded rows fit; each token is taken by one worker.
+                unsafe { rounded.round_row(kernels, row, token, (bytes, bf16)) };
+            }
+        });
     }
 
     /// out[i][t] = matrix[i] x[t] for several matrices with the same input.
@@ -67,9 +97,11 @@ impl Workers {
             (*matrix, Shared(y.as_mut_ptr()))
         });
         let work = tokens * tasks.iter().map(|(matrix, _)| matrix.rows * matrix.columns).sum::<usize>();
+        self.round(&tasks.map(|(matrix, _)| matrix), x, tokens);
+        let rounded = &self.rounded;
         let claims: usize = tasks.iter().map(|(matrix, _)| matrix.rows.div_ceil(step)).sum();
         let next = AtomicUsize::new(0);
-        self.run(work, &|_| {
+        run(&mut self.pool, work, &|_| {
             loop {
                 let mut claim = next.fetch_add(1, Relaxed);
                 if claim >= claims || cancel.is_cancelled() {
@@ -81,19 +113,11 @@ impl Workers {
                         claim -= here;
                         continue;
                     }
-                    let task = Multiply {
-                        weights: matrix.bytes().as_ptr(),
-                        element: matrix.element,
-                        rows: claim * step..((claim + 1) * step).min(matrix.rows),
-                        columns: matrix.columns,
-                        x: x.as_ptr(),
-                        tokens,
-                        y: y.pointer(),
-                        y_stride: matrix.rows,
-                    };
+                    let rows = claim * step..((claim + 1) * step).min(matrix.rows);
+                    let out = (y.pointer(), matrix.rows);
                     // SAFETY: the kernels were chosen for this CPU; the matrix's bytes were checked against its shape
                     // when it was loaded, x and y above; claims give each worker rows of its own.
-                    unsafe { (kernels.multiply)(&task, cancel) };
+                    unsafe { rounded.multiply(kernels, (matrix, rows), (x, tokens), out, cancel) };
                     break;
                 }
             }
@@ -120,7 +144,7 @@ impl Workers {
         let (out, scores) = (Shared(out.as_mut_ptr()), Shared(scores.as_mut_ptr()));
         let next = AtomicUsize::new(0);
         let work = 2 * tokens * heads * head_dim * (kv.len() + tokens);
-        self.run(work, &|worker| {
+        run(&mut self.pool, work, &|worker| {
             loop {
                 let claim = next.fetch_add(1, Relaxed);
                 if claim >= per_head * config.kv_heads || cancel.is_cancelled() {
@@ -166,9 +190,21 @@ impl Workers {
     }
 
     /// out = silu(gate) * up.
-    pub(super) fn swiglu(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    pub(super) fn swiglu(&mut self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         assert!(gate.len() == out.len() && up.len() == out.len());
-        // SAFETY: lengths were checked; the kernels were chosen for this CPU.
-        unsafe { (self.kernels.swiglu)(gate.as_ptr(), up.as_ptr(), out.as_mut_ptr(), out.len()) };
+        let (kernels, count, to) = (self.kernels, out.len(), Shared(out.as_mut_ptr()));
+        let next = AtomicUsize::new(0);
+        // An element takes about as long as thirty multiply-adds.
+        run(&mut self.pool, 30 * count, &|_| {
+            loop {
+                let at = next.fetch_add(1, Relaxed) * SWIGLU_PART;
+                if at >= count {
+                    return;
+                }
+                let part = SWIGLU_PART.min(count - at);
+                // SAFETY: lengths were checked; parts are disjoint; the kernels were chosen for this CPU.
+                unsafe { (kernels.swiglu)(gate[at..].as_ptr(), up[at..].as_ptr(), to.pointer().add(at), part) };
+            }
+        });
     }
 }

@@ -1,0 +1,83 @@
+//! Products of bytes with NEON: four registers hold four columns of four rows each.
+//! Flows in and out: see [`super::bytes::Panel`].
+
+use super::bytes::{Panel, byte_products};
+use std::arch::aarch64::*;
+use std::marker::PhantomData;
+
+/// Adds four products to each lane.
+///
+/// # Safety
+/// The CPU has the instruction.
+pub(super) trait FourProducts {
+    /// `sum[i]` plus the products of bytes `4 i` to `4 i + 3`.
+    unsafe fn dot(sum: int32x4_t, weights: int8x16_t, x: int8x16_t) -> int32x4_t;
+}
+
+/// Widening products and pairwise sums: every 64-bit Arm.
+struct Widening;
+
+impl FourProducts for Widening {
+    #[inline(always)]
+    unsafe fn dot(sum: int32x4_t, weights: int8x16_t, x: int8x16_t) -> int32x4_t {
+        let low = vpaddlq_s16(vmull_s8(vget_low_s8(weights), vget_low_s8(x)));
+        let high = vpaddlq_s16(vmull_high_s8(weights, x));
+        vaddq_s32(sum, vpaddq_s32(low, high))
+    }
+}
+
+/// Sixteen rows; `D` multiplies.
+pub(super) struct Quads<D>(PhantomData<D>);
+
+impl<D: FourProducts> Panel for Quads<D> {
+    type Weights = [int8x16_t; 4];
+    type Whole = [int32x4_t; 4];
+    type Real = [float32x4_t; 4];
+    const EXCESS: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn whole(value: i32) -> Self::Whole {
+        [vdupq_n_s32(value); 4]
+    }
+    #[inline(always)]
+    unsafe fn zero() -> Self::Real {
+        [vdupq_n_f32(0.0); 4]
+    }
+    #[inline(always)]
+    unsafe fn scales(from: *const u8) -> Self::Real {
+        std::array::from_fn(|i| {
+            let four = vreinterpret_u16_u8(vld1_u8(from.add(i * 8)));
+            vreinterpretq_f32_u32(vshll_n_u16::<16>(four))
+        })
+    }
+    #[inline(always)]
+    unsafe fn eight_bits(from: *const u8) -> Self::Weights {
+        std::array::from_fn(|i| vreinterpretq_s8_u8(veorq_u8(vld1q_u8(from.add(i * 16)), vdupq_n_u8(128))))
+    }
+    #[inline(always)]
+    unsafe fn four_bits(from: *const u8) -> (Self::Weights, Self::Weights) {
+        let pairs: [uint8x16_t; 4] = std::array::from_fn(|i| vld1q_u8(from.add(i * 16)));
+        let low = pairs.map(|pairs| vreinterpretq_s8_u8(vandq_u8(pairs, vdupq_n_u8(15))));
+        let high = pairs.map(|pairs| vreinterpretq_s8_u8(vshrq_n_u8::<4>(pairs)));
+        (low, high)
+    }
+    #[inline(always)]
+    unsafe fn dot(sum: Self::Whole, weights: Self::Weights, x: *const i8) -> Self::Whole {
+        let x = vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()));
+        std::array::from_fn(|i| D::dot(sum[i], weights[i], x))
+    }
+    #[inline(always)]
+    unsafe fn accumulate(sum: Self::Real, whole: Self::Whole, scales: Self::Real, scale: f32) -> Self::Real {
+        std::array::from_fn(|i| vfmaq_f32(sum[i], vcvtq_f32_s32(whole[i]), vmulq_n_f32(scales[i], scale)))
+    }
+    #[inline(always)]
+    unsafe fn store(sum: Self::Real, to: *mut f32, count: usize) {
+        let mut lanes = [0.0f32; 16];
+        for (i, sum) in sum.iter().enumerate() {
+            vst1q_f32(lanes.as_mut_ptr().add(i * 4), *sum);
+        }
+        std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, count);
+    }
+}
+
+byte_products!(Quads<Widening>, "neon", blocks: 1, tokens: 2);
