@@ -19,7 +19,7 @@ HELLO, CONNECT, RESET, INTERFACES, ENDPOINTS = 0, 1, 3, 4, 5
 SET_CONFIG, GET_CONFIG, CONFIG_STATUS, SET_ALT, GET_ALT, ALT_STATUS, CANCEL = 6, 7, 8, 9, 10, 11, 21
 CONTROL, BULK = 100, 101
 SUCCESS, CANCELLED, STALL = 0, 1, 4
-# device_connect with the version, ep_info with packet sizes, ids of 64 bits (all but hello): XHCI needs them
+# device_connect with the version, ep_info with packet sizes, ids of 64 bits (all but hello)
 CAPABILITIES = 1 << 1 | 1 << 4 | 1 << 5
 
 WIDTH, HEIGHT, ENDPOINT = 640, 480, 0x81
@@ -209,6 +209,9 @@ def main():
         pictures = re.findall(rb"\xff\xd8\xff.{500,120000}?\xff\xd9", file.read(), re.DOTALL)
     assert len(pictures) > 10, "no pictures in the log"
     while True:
+        if os.path.exists(unplug):
+            time.sleep(0.1)
+            continue
         try:
             serve(path, pictures, unplug)
         except FileNotFoundError:
