@@ -180,7 +180,9 @@ impl Worker {
             let delivered = self.counters.blocks.load(Ordering::Relaxed) > heard;
             match fault {
                 // A stream that fails before it delivers is given longer periods first, too.
-                Fault::Failed(why) if delivered || self.periods < LONGEST => self.overrun(self.clock.now().since(begun), &why),
+                Fault::Failed(why) if delivered || self.periods < LONGEST => {
+                    self.overrun(self.clock.now().since(begun), &why)
+                }
                 Fault::Failed(why) | Fault::Absent(why) => {
                     (self.found, self.periods) = (None, 1);
                     self.feed.present(false);
