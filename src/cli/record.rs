@@ -3,7 +3,7 @@
 
 use super::{BadInput, Verdict};
 use crate::config::{Config, CoreConfig};
-use crate::observe::{Tally, Timing};
+use crate::observe::{Tally, Timing, logging};
 use crate::robot::TickRecord;
 use crate::robot::realtime::Claim;
 use crate::robot::session::{Setup, Source, Watch, run as run_session};
@@ -54,6 +54,9 @@ pub fn run(args: Args) -> anyhow::Result<Verdict> {
         Some(file) => Config::load(file)?,
         None => Config { camera: vec![Default::default()], microphone: vec![Default::default()], ..Config::default() },
     };
+    if let Some(complaint) = logging::install(&config.log) {
+        eprintln!("sage: {complaint}");
+    }
     config.record.raw &= !args.no_raw;
     let configured = (!config.record.dir.is_empty()).then(|| PathBuf::from(&config.record.dir));
     let Some(out) = args.out.or(configured) else {

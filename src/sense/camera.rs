@@ -48,6 +48,11 @@ enum Coding {
     Raw(&'static str),
 }
 
+/// Whether pictures of this format can be decoded.
+pub fn is_known(format: FourCC) -> bool {
+    FORMATS.iter().any(|(code, _)| format.repr == *code)
+}
+
 /// What the camera counted.
 #[derive(Debug, Default)]
 pub struct CameraCounters {

@@ -1,6 +1,6 @@
 //! What can be captured and played on this machine. Nothing flows in; one entry per device flows out.
 
-use super::sound_device;
+use super::{camera, sound_device};
 use cpal::traits::{DeviceTrait, HostTrait};
 use v4l::capability::Flags;
 use v4l::video::Capture;
@@ -44,7 +44,11 @@ fn cameras() -> Vec<Listed> {
             continue;
         }
         let formats = opened.enum_formats().unwrap_or_default();
-        let offers: Vec<String> = formats.iter().map(|format| sizes(&opened, format)).collect();
+        let (known, others): (Vec<_>, Vec<_>) = formats.iter().partition(|format| camera::is_known(format.fourcc));
+        let mut offers: Vec<String> = known.into_iter().map(|format| sizes(&opened, format)).collect();
+        if !others.is_empty() {
+            offers.push(format!("{} formats that are not supported", others.len()));
+        }
         if !offers.is_empty() {
             listed.push(Listed { kind: "camera", device, name, offers: offers.join("; ") });
         }
@@ -65,6 +69,7 @@ fn sizes(device: &v4l::Device, format: &v4l::format::Description) -> String {
 }
 
 fn sound() -> Vec<Listed> {
+    sound_device::hush();
     let host = cpal::default_host();
     let Ok(devices) = host.devices() else { return Vec::new() };
     let (mut microphones, mut loudspeakers) = (Vec::new(), Vec::new());

@@ -1,6 +1,9 @@
 //! Microphones through cpal (ALSA). A device of any rate and format flows in; 16 kHz mono blocks with the instant of their
 //! first sample, and with what the loudspeaker played then, flow to the feed. The audio callback only copies into a
 //! ring; the microphone's own thread does the rest, notices when nothing comes any more, and opens the device anew.
+//!
+//! An overrun ends a stream of cpal 0.17 for good: the kernel then answers every poll with POLLERR, as for a device that
+//! is gone. So a stream that failed is first opened anew without a word; only a device that does not open is reported.
 
 use super::assemble::BlockAssembler;
 use super::feed::SourceFeed;
@@ -15,8 +18,8 @@ use cpal::traits::{DeviceTrait, StreamTrait};
 use cpal::{BufferSize, StreamConfig, StreamError};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -28,6 +31,12 @@ const STALLED: Nanos = Nanos::from_ms(800);
 const STARTING: Nanos = Nanos::from_s(3);
 /// The thread looks at the ring at least this often.
 const NAP: Duration = Duration::from_millis(4);
+/// A stream that fails sooner than this was given too short periods for this machine: they are doubled.
+const SETTLED: Nanos = Nanos::from_s(10);
+/// Longest periods, in multiples of the shortest.
+const LONGEST: u32 = 4;
+/// Closing a stream may take this long before the device counts as gone.
+const CLOSING: Duration = Duration::from_millis(500);
 /// Chunks that may wait between callback and thread.
 const CHUNKS: usize = 64;
 
@@ -36,7 +45,7 @@ const CHUNKS: usize = 64;
 pub struct MicrophoneCounters {
     /// Blocks handed on.
     pub blocks: AtomicU64,
-    /// Overruns that the device reported.
+    /// Overruns: streams that failed and could be opened anew at once, and what the device itself reported.
     pub overruns: AtomicU64,
     /// Chunks that found no room in the ring.
     pub dropped: AtomicU64,
@@ -73,6 +82,8 @@ impl Microphone {
             stop: Arc::clone(&stop),
             assembler: BlockAssembler::new(),
             reference: EchoReference::new(),
+            found: None,
+            periods: 1,
         };
         let thread = std::thread::Builder::new().name("microphone".to_owned()).spawn(move || worker.run())?;
         Ok(Microphone { stop, counters, thread: Some(thread) })
@@ -105,7 +116,8 @@ struct Opened {
     stream: Option<cpal::Stream>,
     chunks: Consumer<Chunk>,
     samples: Consumer<f32>,
-    failed: Arc<AtomicBool>,
+    /// What the device said when it failed.
+    failed: Arc<OnceLock<String>>,
     resampler: Resampler,
     /// Time by which the resampler's output lags behind its input.
     delay: Nanos,
@@ -113,11 +125,27 @@ struct Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        // Closing a device whose server died may hang: let it hang elsewhere.
+        // Closing a device whose server died may hang: let it hang elsewhere. Otherwise it is closed before it may be
+        // opened again.
         if let Some(stream) = self.stream.take() {
-            let _ = std::thread::Builder::new().name("close-sound".to_owned()).spawn(move || drop(stream));
+            let (tell, told) = mpsc::channel();
+            let close = move || {
+                drop(stream);
+                let _ = tell.send(());
+            };
+            if std::thread::Builder::new().name("close-sound".to_owned()).spawn(close).is_ok() {
+                let _ = told.recv_timeout(CLOSING);
+            }
         }
     }
+}
+
+/// Why there is no sound any more.
+enum Fault {
+    /// The stream ended by itself: an overrun, or the device is gone.
+    Failed(String),
+    /// The device cannot be opened, or is silent.
+    Absent(String),
 }
 
 struct Worker {
@@ -130,6 +158,10 @@ struct Worker {
     assembler: BlockAssembler,
     /// Finds what was played while the next block was captured.
     reference: EchoReference,
+    /// The device, while it is known to be there.
+    found: Option<cpal::Device>,
+    /// Length of the periods asked for, in multiples of the shortest.
+    periods: u32,
 }
 
 impl Worker {
@@ -137,27 +169,48 @@ impl Worker {
         // Said once per absence, however often it is tried again.
         let mut told = false;
         while !self.stop.load(Ordering::Relaxed) {
-            let heard = self.counters.blocks.load(Ordering::Relaxed);
-            let outcome = self.open().and_then(|mut opened| {
+            let (heard, begun) = (self.counters.blocks.load(Ordering::Relaxed), self.clock.now());
+            let outcome = self.open().map_err(Fault::Absent).and_then(|mut opened| {
                 self.counters.opened.fetch_add(1, Ordering::Relaxed);
                 self.listen(&mut opened, &mut told)
             });
-            if let Err(why) = outcome {
-                self.feed.present(false);
-                self.assembler.interrupted();
-                self.reference.interrupted();
-                let delivered = self.counters.blocks.load(Ordering::Relaxed) > heard;
-                if !std::mem::replace(&mut told, true) || delivered {
-                    tracing::warn!(microphone = %self.config.name, device = %self.config.device,
-                        "the microphone does not deliver ({why}); it is taken up when it returns");
+            let Err(fault) = outcome else { continue };
+            self.assembler.interrupted();
+            self.reference.interrupted();
+            let delivered = self.counters.blocks.load(Ordering::Relaxed) > heard;
+            match fault {
+                // A stream that fails before it delivers is given longer periods first, too.
+                Fault::Failed(why) if delivered || self.periods < LONGEST => {
+                    self.overrun(self.clock.now().since(begun), &why)
                 }
-                std::thread::sleep(RETRY);
+                Fault::Failed(why) | Fault::Absent(why) => {
+                    (self.found, self.periods) = (None, 1);
+                    self.feed.present(false);
+                    if !std::mem::replace(&mut told, true) || delivered {
+                        tracing::warn!(microphone = %self.config.name, device = %self.config.device,
+                            "the microphone does not deliver ({why}); it is taken up when it returns");
+                    }
+                    std::thread::sleep(RETRY);
+                }
             }
         }
     }
 
-    fn open(&self) -> Result<Opened, String> {
-        let device = sound_device::find(&self.config.device, Way::In)?;
+    /// Counts an overrun after a stream of this length, and asks for longer periods if it came soon.
+    fn overrun(&mut self, lasted: Nanos, why: &str) {
+        let overruns = self.counters.overruns.fetch_add(1, Ordering::Relaxed) + 1;
+        if lasted < SETTLED && self.periods < LONGEST {
+            self.periods *= 2;
+            tracing::info!(microphone = %self.config.name, device = %self.config.device, overruns,
+                "sound was lost ({why}); from now on {} times the shortest period", self.periods);
+        }
+    }
+
+    fn open(&mut self) -> Result<Opened, String> {
+        let device = match self.found.take() {
+            Some(device) => device,
+            None => sound_device::find(&self.config.device, Way::In)?,
+        };
         let offered = device.default_input_config().map_err(|why| format!("it offers no sound: {why}"))?;
         let format = offered.sample_format();
         if !sound_device::is_known(format) {
@@ -170,7 +223,7 @@ impl Worker {
             let (to_thread, chunks) = RingBuffer::new(CHUNKS);
             // A second of sound.
             let (samples_to_thread, samples) = RingBuffer::new(rate_hz as usize);
-            let failed = Arc::new(AtomicBool::new(false));
+            let failed = Arc::new(OnceLock::new());
             let mut callback = Callback {
                 channels: usize::from(channels),
                 chunks: to_thread,
@@ -187,32 +240,36 @@ impl Worker {
                     StreamError::BufferUnderrun => {
                         counters.overruns.fetch_add(1, Ordering::Relaxed);
                     }
-                    _ => failing.store(true, Ordering::Relaxed),
+                    // It is said again and again until the stream is closed.
+                    error => {
+                        let _ = failing.get_or_init(|| error.to_string());
+                    }
                 },
                 Some(Duration::from_millis(200)),
             );
             stream.map(|stream| (stream, chunks, samples, failed))
         };
-        let built = build(BufferSize::Fixed(sound_device::period_frames(rate_hz)));
+        let built = build(BufferSize::Fixed(self.periods * sound_device::period_frames(rate_hz)));
         let built = built.or_else(|_| build(BufferSize::Default)).map_err(|why| format!("it cannot be opened: {why}"));
         let (stream, chunks, samples, failed) = built?;
         stream.play().map_err(|why| format!("it cannot be started: {why}"))?;
         tracing::info!(microphone = %self.config.name, device = %self.config.device,
             "microphone opened: {rate_hz} Hz, {channels} channels, {format}");
+        self.found = Some(device);
         Ok(Opened { stream: Some(stream), chunks, samples, failed, resampler, delay })
     }
 
-    fn listen(&mut self, opened: &mut Opened, told: &mut bool) -> Result<(), String> {
+    fn listen(&mut self, opened: &mut Opened, told: &mut bool) -> Result<(), Fault> {
         let mut last = self.clock.now();
         let mut patience = STARTING;
         let mut mono = Vec::with_capacity(8_192);
         while !self.stop.load(Ordering::Relaxed) {
-            if opened.failed.load(Ordering::Relaxed) {
-                return Err("the device failed".to_owned());
+            if let Some(why) = opened.failed.get() {
+                return Err(Fault::Failed(why.clone()));
             }
             let Ok(chunk) = opened.chunks.pop() else {
                 if self.clock.now().since(last) > patience {
-                    return Err(format!("no sound for {} ms", patience.as_ms()));
+                    return Err(Fault::Absent(format!("no sound for {} ms", patience.as_ms())));
                 }
                 std::thread::sleep(NAP);
                 continue;

@@ -3,6 +3,8 @@
 
 use cpal::traits::{DeviceTrait, HostTrait};
 use cpal::{Data, SampleFormat};
+use std::ffi::{c_char, c_int};
+use std::sync::Once;
 
 /// A period asked for, in ms: short enough for a quick "stop", long enough for a busy machine. Rounded up to a power of
 /// two of frames, for other periods gave overruns (cpal issue 1250).
@@ -17,11 +19,32 @@ pub enum Way {
     Out,
 }
 
+type ErrorHandler = unsafe extern "C" fn(*const c_char, c_int, *const c_char, c_int, *const c_char);
+
+// SAFETY: as alsa-lib's error.h declares it, but for the handler's variable arguments: a handler that reads none of them is
+// called in the same way.
+unsafe extern "C" {
+    fn snd_lib_error_set_handler(handler: Option<ErrorHandler>) -> c_int;
+}
+
+unsafe extern "C" fn unheard(_: *const c_char, _: c_int, _: *const c_char, _: c_int, _: *const c_char) {}
+
+/// Keeps ALSA from writing to standard error. It writes several lines for each device that is tried and is not there,
+/// which is each half second; callers get the error as a value and say it once.
+pub fn hush() {
+    static ONCE: Once = Once::new();
+    // SAFETY: the handler is a function that lives for ever and reads nothing.
+    ONCE.call_once(|| unsafe {
+        snd_lib_error_set_handler(Some(unheard));
+    });
+}
+
 /// The device of this name: "default", or a name as `sage devices` prints it (an ALSA PCM such as `hw:CARD=0,DEV=0`).
 ///
 /// # Errors
 /// A sentence if there is none.
 pub fn find(name: &str, way: Way) -> Result<cpal::Device, String> {
+    hush();
     let host = cpal::default_host();
     let found = if name == "default" {
         match way {

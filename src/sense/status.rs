@@ -7,7 +7,7 @@ use crate::time::Clock;
 use crate::types::{Nanos, Status};
 use serde_json::Value;
 use std::io::ErrorKind;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -142,6 +142,8 @@ fn bind(path: &Path) -> std::io::Result<UnixDatagram> {
         std::fs::remove_file(path)?;
     }
     let socket = UnixDatagram::bind(path)?;
+    // Whoever is in the program's group may send, whatever the umask was.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     socket.set_read_timeout(Some(NAP))?;
     Ok(socket)
 }
@@ -238,6 +240,7 @@ mod tests {
         let clock = Virtual::default();
         clock.set(Nanos::from_s(7));
         let socket = StatusSocket::open(&path, feed, Arc::new(clock)).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660, "the group may send");
         let sender = UnixDatagram::unbound().unwrap();
         sender.send_to(b"nonsense", &path).unwrap();
         sender.send_to(br#"{"range_mm":900}"#, &path).unwrap();
