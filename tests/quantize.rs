@@ -78,7 +78,7 @@ fn a_quantised_model_computes_what_its_weights_widened_to_f32_compute() {
         let error =
             length(&mut got.iter().zip(&want).map(|(got, want)| got - want)) / length(&mut want.iter().copied());
         println!("{bits} bits: relative error of the logits {error:.4}");
-        assert!(error < 0.02, "{bits} bits: {error}");
+        assert!(error < 0.03, "{bits} bits: {error}");
     }
 }
 

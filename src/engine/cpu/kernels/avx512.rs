@@ -75,40 +75,47 @@ impl Vector for Zmm {
     }
     /// Eight registers at a time, adding the same pairs of lanes as `sum` does.
     #[inline(always)]
-    unsafe fn sums<const R: usize, const T: usize>(all: &[[Self; T]; R], mut result: impl FnMut(usize, usize, f32)) {
-        let flat = all.as_flattened();
-        let whole = flat.len() / 8 * 8;
-        let mut sums = [0.0f32; 8];
+    unsafe fn sums<const R: usize, const T: usize>(all: &[[Self; T]; R]) -> [[f32; T]; R] {
+        let mut sums = [[0.0f32; T]; R];
+        let (registers, flat) = (all.as_flattened(), sums.as_flattened_mut());
+        let whole = registers.len() / 8 * 8;
         for first in (0..whole).step_by(8) {
-            eight_sums(&flat[first..], &mut sums);
-            for (i, sum) in sums.iter().enumerate() {
-                result((first + i) / T, (first + i) % T, *sum);
-            }
+            eight_sums(registers.as_ptr().add(first), flat.as_mut_ptr().add(first));
         }
-        for (i, sum) in flat.iter().enumerate().skip(whole) {
-            result(i / T, i % T, sum.sum());
+        for i in whole..registers.len() {
+            flat[i] = registers[i].sum();
         }
+        sums
     }
 }
 
-/// The sums of the first eight registers: lanes 8 apart are added, then 4, 2 and 1 apart.
+/// The sums of eight registers: lanes 8 apart are added, then 4, 2 and 1 apart. Loops, since a closure would be compiled
+/// without AVX-512.
 #[inline(always)]
-unsafe fn eight_sums(registers: &[Zmm], sums: &mut [f32; 8]) {
-    let halves: [__m256; 8] = std::array::from_fn(|i| {
-        let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(registers[i].0));
-        _mm256_add_ps(_mm512_castps512_ps256(registers[i].0), _mm256_castpd_ps(high))
-    });
+unsafe fn eight_sums(registers: *const Zmm, sums: *mut f32) {
+    let mut halves = [_mm256_setzero_ps(); 8];
+    for (i, half) in halves.iter_mut().enumerate() {
+        let register = (*registers.add(i)).0;
+        let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(register));
+        *half = _mm256_add_ps(_mm512_castps512_ps256(register), _mm256_castpd_ps(high));
+    }
     // Register i of the next step holds the quarters of rows 2 i and 2 i + 1.
-    let quarters: [__m256; 4] = std::array::from_fn(|i| {
+    let mut quarters = [_mm256_setzero_ps(); 4];
+    for (i, quarter) in quarters.iter_mut().enumerate() {
         let (a, b) = (halves[2 * i], halves[2 * i + 1]);
-        _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
-    });
-    let pairs = |a: __m256, b: __m256| _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
+        *quarter = _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b));
+    }
     let (a, b) = (pairs(quarters[0], quarters[1]), pairs(quarters[2], quarters[3]));
     let all = _mm256_add_ps(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b));
     // Lanes are now rows 0 2 4 6 1 3 5 7.
     let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    _mm256_storeu_ps(sums.as_mut_ptr(), _mm256_permutevar8x32_ps(all, order));
+    _mm256_storeu_ps(sums, _mm256_permutevar8x32_ps(all, order));
+}
+
+/// Adds lanes 2 apart within the halves of both.
+#[inline(always)]
+unsafe fn pairs(a: __m256, b: __m256) -> __m256 {
+    _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b))
 }
 
 kernel_table!("avx512", Zmm, "avx512f,avx512bw,avx512vl", rows: 4, tokens: 6, rest: 2, bytes: bytes_avx2);

@@ -70,9 +70,13 @@ pub(super) unsafe fn round_to_bytes(x: *const f32, columns: usize, out: &Bytes) 
         let largest = x.iter().fold(0u32, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
         let largest = f32::from_bits(largest);
         let inverse = if largest > SMALLEST { 127.0 / largest } else { 0.0 };
-        let whole: [i32; GROUP] =
-            std::array::from_fn(|i| (x[i] * inverse + WHOLE).to_bits().wrapping_sub(WHOLE.to_bits()) as i32);
-        *out.values.add(group * GROUP).cast::<[i8; GROUP]>() = whole.map(|whole| whole as i8);
+        // Loops, not closures: those would be compiled without the instructions at hand.
+        let (mut whole, mut bytes) = ([0i32; GROUP], [0i8; GROUP]);
+        for i in 0..GROUP {
+            whole[i] = (x[i] * inverse + WHOLE).to_bits().wrapping_sub(WHOLE.to_bits()) as i32;
+            bytes[i] = whole[i] as i8;
+        }
+        *out.values.add(group * GROUP).cast::<[i8; GROUP]>() = bytes;
         *out.scales.add(group) = if largest > SMALLEST { largest / 127.0 } else { 0.0 };
         *out.sums.add(group) = whole.iter().fold(0i32, |sum, whole| sum.wrapping_add(*whole));
     }
@@ -114,11 +118,12 @@ pub(super) trait Panel {
     unsafe fn store(sum: Self::Real, to: *mut f32, count: usize);
 }
 
-/// Computes `B` blocks of rows from `block` on for `T` tokens from `token` on.
+/// Computes `B` blocks of rows, `apart` blocks from each other, the first at `block`, for `T` tokens from `token` on.
 #[inline(always)]
 pub(super) unsafe fn tile<P: Panel, const FOUR: bool, const B: usize, const T: usize>(
     task: &MultiplyBytes,
     block: usize,
+    apart: usize,
     token: usize,
 ) {
     let (columns, groups) = (task.columns, task.columns / GROUP);
@@ -128,10 +133,13 @@ pub(super) unsafe fn tile<P: Panel, const FOUR: bool, const B: usize, const T: u
     let mut sums = [[P::zero(); T]; B];
     for group in 0..groups {
         for (b, sums) in sums.iter_mut().enumerate() {
-            let from = task.weights.add((block + b) * block_bytes);
+            let from = task.weights.add((block + b * apart) * block_bytes);
             let weights = from.add(groups * BLOCK_ROWS * 2 + group * group_bytes);
             let excess = if FOUR { 8 } else { P::EXCESS };
-            let mut whole: [P::Whole; T] = std::array::from_fn(|t| P::whole(-excess * *x.sums.add(t * groups + group)));
+            let mut whole = [P::whole(0); T];
+            for (t, whole) in whole.iter_mut().enumerate() {
+                *whole = P::whole(-excess * *x.sums.add(t * groups + group));
+            }
             for step in 0..group_bytes / 64 {
                 let at = x.values.add(group * GROUP + step * 4).cast_const();
                 if FOUR {
@@ -154,7 +162,7 @@ pub(super) unsafe fn tile<P: Panel, const FOUR: bool, const B: usize, const T: u
         }
     }
     for (b, sums) in sums.iter().enumerate() {
-        let row = (block + b) * BLOCK_ROWS;
+        let row = (block + b * apart) * BLOCK_ROWS;
         for (t, sum) in sums.iter().enumerate() {
             let to = task.y.add((token + t) * task.y_stride + row);
             P::store(*sum, to, BLOCK_ROWS.min(task.rows.end - row));
@@ -168,9 +176,16 @@ pub(super) trait ByteTiles {
     ///
     /// # Safety
     /// The CPU has the instruction set and the task's pointers cover its rows, tokens and results.
-    unsafe fn tile<const FOUR: bool, const B: usize, const T: usize>(task: &MultiplyBytes, block: usize, token: usize);
+    unsafe fn tile<const FOUR: bool, const B: usize, const T: usize>(
+        task: &MultiplyBytes,
+        block: usize,
+        apart: usize,
+        token: usize,
+    );
 }
 
+/// Streams of weights read at once while decoding (one alone reaches half the bandwidth; measured).
+const STREAMS: usize = 4;
 /// Weight bytes read between two looks at the cancel token while decoding.
 const STOP_BYTES: usize = 128 * 1024;
 
@@ -194,6 +209,17 @@ unsafe fn blocks<I: ByteTiles, const FOUR: bool, const B: usize, const T: usize>
     let look_every = if task.tokens == 1 { (STOP_BYTES / block_bytes).max(1) } else { B };
     let end = task.rows.end.div_ceil(BLOCK_ROWS);
     let (mut block, mut looked) = (task.rows.start / BLOCK_ROWS, 0);
+    if task.tokens == 1 {
+        // Bound by memory: blocks far apart are read as streams of their own, which hides where pages end.
+        let apart = (end - block) / STREAMS;
+        for i in 0..apart {
+            if i.is_multiple_of((look_every / STREAMS).max(1)) && cancel.is_cancelled() {
+                return;
+            }
+            I::tile::<FOUR, STREAMS, 1>(task, block + i, apart, 0);
+        }
+        block += apart * STREAMS;
+    }
     while block < end {
         if looked == 0 && cancel.is_cancelled() {
             return;
@@ -203,10 +229,10 @@ unsafe fn blocks<I: ByteTiles, const FOUR: bool, const B: usize, const T: usize>
         while token < task.tokens {
             let whole = token + T <= task.tokens;
             match (step == B, whole) {
-                (true, true) => I::tile::<FOUR, B, T>(task, block, token),
-                (true, false) => I::tile::<FOUR, B, 1>(task, block, token),
-                (false, true) => I::tile::<FOUR, 1, T>(task, block, token),
-                (false, false) => I::tile::<FOUR, 1, 1>(task, block, token),
+                (true, true) => I::tile::<FOUR, B, T>(task, block, 1, token),
+                (true, false) => I::tile::<FOUR, B, 1>(task, block, 1, token),
+                (false, true) => I::tile::<FOUR, 1, T>(task, block, 1, token),
+                (false, false) => I::tile::<FOUR, 1, 1>(task, block, 1, token),
             }
             token += if whole { T } else { 1 };
         }
@@ -225,6 +251,7 @@ macro_rules! byte_products {
             unsafe fn tile<const FOUR: bool, const B: usize, const T: usize>(
                 task: &super::MultiplyBytes,
                 block: usize,
+                apart: usize,
                 token: usize,
             ) {
                 // Kept out of line: many inlined tiles in one function spill registers.
@@ -233,11 +260,12 @@ macro_rules! byte_products {
                 unsafe fn on<const FOUR: bool, const B: usize, const T: usize>(
                     task: &super::MultiplyBytes,
                     block: usize,
+                    apart: usize,
                     token: usize,
                 ) {
-                    super::bytes::tile::<$panel, FOUR, B, T>(task, block, token)
+                    super::bytes::tile::<$panel, FOUR, B, T>(task, block, apart, token)
                 }
-                on::<FOUR, B, T>(task, block, token)
+                on::<FOUR, B, T>(task, block, apart, token)
             }
         }
 

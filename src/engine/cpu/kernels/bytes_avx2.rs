@@ -22,49 +22,51 @@ impl Panel for Ymms {
     }
     #[inline(always)]
     unsafe fn scales(from: *const u8) -> [__m256; 2] {
-        let half = |at: usize| {
-            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(at).cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-        };
-        [half(0), half(16)]
+        let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+        let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(16).cast()));
+        [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))]
     }
     #[inline(always)]
     unsafe fn eight_bits(from: *const u8) -> [__m256i; 2] {
-        let half = |at: usize| _mm256_xor_si256(_mm256_loadu_si256(from.add(at).cast()), _mm256_set1_epi8(-128));
-        [half(0), half(32)]
+        let sign = _mm256_set1_epi8(-128);
+        let (low, high) = (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast()));
+        [_mm256_xor_si256(low, sign), _mm256_xor_si256(high, sign)]
     }
     #[inline(always)]
     unsafe fn four_bits(from: *const u8) -> ([__m256i; 2], [__m256i; 2]) {
-        let low = _mm256_set1_epi8(15);
-        let pairs = [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())];
-        let high = |pairs| _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), low);
-        (pairs.map(|pairs| _mm256_and_si256(pairs, low)), pairs.map(high))
+        let mask = _mm256_set1_epi8(15);
+        let (a, b) = (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast()));
+        let (above_a, above_b) = (_mm256_srli_epi16::<4>(a), _mm256_srli_epi16::<4>(b));
+        let low = [_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)];
+        (low, [_mm256_and_si256(above_a, mask), _mm256_and_si256(above_b, mask)])
     }
     /// The unsigned times signed instruction saturates at 16 bits; with the signs moved to the activations two products
     /// are at most 2 * 127 * 127.
     #[inline(always)]
-    unsafe fn dot(sum: [__m256i; 2], weights: [__m256i; 2], x: *const i8) -> [__m256i; 2] {
+    unsafe fn dot(mut sum: [__m256i; 2], weights: [__m256i; 2], x: *const i8) -> [__m256i; 2] {
         let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-        let half = |i: usize| {
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights[i]), _mm256_sign_epi8(x, weights[i]));
-            _mm256_add_epi32(sum[i], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        };
-        [half(0), half(1)]
+        for (sum, weights) in sum.iter_mut().zip(weights) {
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+        sum
     }
     #[inline(always)]
-    unsafe fn dot_four(sum: [__m256i; 2], weights: [__m256i; 2], x: *const i8) -> [__m256i; 2] {
+    unsafe fn dot_four(mut sum: [__m256i; 2], weights: [__m256i; 2], x: *const i8) -> [__m256i; 2] {
         let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-        let half = |i: usize| {
-            let pairs = _mm256_maddubs_epi16(weights[i], x);
-            _mm256_add_epi32(sum[i], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        };
-        [half(0), half(1)]
+        for (sum, weights) in sum.iter_mut().zip(weights) {
+            let pairs = _mm256_maddubs_epi16(weights, x);
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+        sum
     }
     #[inline(always)]
-    unsafe fn accumulate(sum: [__m256; 2], whole: [__m256i; 2], scales: [__m256; 2], scale: f32) -> [__m256; 2] {
+    unsafe fn accumulate(mut sum: [__m256; 2], whole: [__m256i; 2], scales: [__m256; 2], scale: f32) -> [__m256; 2] {
         let scale = _mm256_set1_ps(scale);
-        let half = |i: usize| _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole[i]), _mm256_mul_ps(scales[i], scale), sum[i]);
-        [half(0), half(1)]
+        for i in 0..2 {
+            sum[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole[i]), _mm256_mul_ps(scales[i], scale), sum[i]);
+        }
+        sum
     }
     #[inline(always)]
     unsafe fn store(sum: [__m256; 2], to: *mut f32, count: usize) {

@@ -106,7 +106,11 @@ pub(super) unsafe fn tile<P: Product, const R: usize, const T: usize>(tile: &Til
     let whole = columns / P::LANES * P::LANES;
     let mut k = 0;
     while k < whole {
-        let x: [P::Factor; T] = std::array::from_fn(|t| P::activations(tile.x.add(t * columns + k)));
+        // A closure here would be compiled without the tile's instructions.
+        let mut x = [P::activations(tile.x.add(k)); T];
+        for (t, x) in x.iter_mut().enumerate().skip(1) {
+            *x = P::activations(tile.x.add(t * columns + k));
+        }
         for (r, sums) in sums.iter_mut().enumerate() {
             let w = P::weights(tile.weights.add(r * tile.row_step), k);
             for t in 0..T {
@@ -125,7 +129,12 @@ pub(super) unsafe fn tile<P: Product, const R: usize, const T: usize>(tile: &Til
             }
         }
     }
-    P::Sum::sums(&sums, |r, t, sum| *tile.y.add(t * tile.y_stride + r * tile.y_row_step) = sum);
+    let sums = P::Sum::sums(&sums);
+    for (r, sums) in sums.iter().enumerate() {
+        for (t, sum) in sums.iter().enumerate() {
+            *tile.y.add(t * tile.y_stride + r * tile.y_row_step) = *sum;
+        }
+    }
 }
 
 /// Rows decoded as separate sequential streams (adjacent rows reach half the bandwidth; measured).

@@ -49,14 +49,16 @@ pub(super) trait Vector: Copy {
     /// Largest lane.
     unsafe fn largest(self) -> f32;
 
-    /// Gives `result` the [`Vector::sum`] of every register, with its row and column.
+    /// The [`Vector::sum`] of every register.
     #[inline(always)]
-    unsafe fn sums<const R: usize, const T: usize>(all: &[[Self; T]; R], mut result: impl FnMut(usize, usize, f32)) {
-        for (r, row) in all.iter().enumerate() {
-            for (t, sum) in row.iter().enumerate() {
-                result(r, t, sum.sum());
+    unsafe fn sums<const R: usize, const T: usize>(all: &[[Self; T]; R]) -> [[f32; T]; R] {
+        let mut sums = [[0.0; T]; R];
+        for (sums, row) in sums.iter_mut().zip(all) {
+            for (sum, register) in sums.iter_mut().zip(row) {
+                *sum = register.sum();
             }
         }
+        sums
     }
 
     /// The first `count` lanes from memory, zero in the others.
