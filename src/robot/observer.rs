@@ -38,7 +38,8 @@ impl Observer {
             replica: Core::new(config.clone()),
             repeated: Outputs::default(),
             next_keyframe: Nanos::ZERO,
-            absent: vec![false; config.sources.len()],
+            // Until it says that it is there.
+            absent: vec![true; config.sources.len()],
             digest: Digest::default(),
             tally: Tally::new(config.clone()),
             diverged: None,
