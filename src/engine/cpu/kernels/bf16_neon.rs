@@ -45,8 +45,9 @@ impl Product for Pairs {
     #[inline(always)]
     unsafe fn add(sum: Quad, weights: uint16x8_t, activations: uint16x8_t) -> Quad {
         let mut lanes = sum.0;
-        // The intrinsic is not in stable Rust.
+        // As in `bytes_neon_dot`.
         asm!(
+            ".arch_extension bf16",
             "bfdot {sum:v}.4s, {weights:v}.8h, {x:v}.8h",
             sum = inout(vreg) lanes, weights = in(vreg) weights, x = in(vreg) activations,
             options(pure, nomem, nostack, preserves_flags)

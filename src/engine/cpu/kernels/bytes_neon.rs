@@ -45,30 +45,46 @@ impl<D: FourProducts> Panel for Quads<D> {
     }
     #[inline(always)]
     unsafe fn scales(from: *const u8) -> Self::Real {
-        std::array::from_fn(|i| {
+        let mut scales = Self::zero();
+        for (i, scale) in scales.iter_mut().enumerate() {
             let four = vreinterpret_u16_u8(vld1_u8(from.add(i * 8)));
-            vreinterpretq_f32_u32(vshll_n_u16::<16>(four))
-        })
+            *scale = vreinterpretq_f32_u32(vshll_n_u16::<16>(four));
+        }
+        scales
     }
     #[inline(always)]
     unsafe fn eight_bits(from: *const u8) -> Self::Weights {
-        std::array::from_fn(|i| vreinterpretq_s8_u8(veorq_u8(vld1q_u8(from.add(i * 16)), vdupq_n_u8(128))))
+        let mut weights = [vdupq_n_s8(0); 4];
+        for (i, weights) in weights.iter_mut().enumerate() {
+            *weights = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(from.add(i * 16)), vdupq_n_u8(128)));
+        }
+        weights
     }
     #[inline(always)]
     unsafe fn four_bits(from: *const u8) -> (Self::Weights, Self::Weights) {
-        let pairs: [uint8x16_t; 4] = std::array::from_fn(|i| vld1q_u8(from.add(i * 16)));
-        let low = pairs.map(|pairs| vreinterpretq_s8_u8(vandq_u8(pairs, vdupq_n_u8(15))));
-        let high = pairs.map(|pairs| vreinterpretq_s8_u8(vshrq_n_u8::<4>(pairs)));
+        let (mut low, mut high) = ([vdupq_n_s8(0); 4], [vdupq_n_s8(0); 4]);
+        for i in 0..4 {
+            let pairs = vld1q_u8(from.add(i * 16));
+            low[i] = vreinterpretq_s8_u8(vandq_u8(pairs, vdupq_n_u8(15)));
+            high[i] = vreinterpretq_s8_u8(vshrq_n_u8::<4>(pairs));
+        }
         (low, high)
     }
     #[inline(always)]
-    unsafe fn dot(sum: Self::Whole, weights: Self::Weights, x: *const i8) -> Self::Whole {
+    unsafe fn dot(mut sum: Self::Whole, weights: Self::Weights, x: *const i8) -> Self::Whole {
         let x = vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()));
-        std::array::from_fn(|i| D::dot(sum[i], weights[i], x))
+        // Loops throughout: a closure would be compiled without the instructions at hand.
+        for (sum, weights) in sum.iter_mut().zip(weights) {
+            *sum = D::dot(*sum, weights, x);
+        }
+        sum
     }
     #[inline(always)]
-    unsafe fn accumulate(sum: Self::Real, whole: Self::Whole, scales: Self::Real, scale: f32) -> Self::Real {
-        std::array::from_fn(|i| vfmaq_f32(sum[i], vcvtq_f32_s32(whole[i]), vmulq_n_f32(scales[i], scale)))
+    unsafe fn accumulate(mut sum: Self::Real, whole: Self::Whole, scales: Self::Real, scale: f32) -> Self::Real {
+        for i in 0..4 {
+            sum[i] = vfmaq_f32(sum[i], vcvtq_f32_s32(whole[i]), vmulq_n_f32(scales[i], scale));
+        }
+        sum
     }
     #[inline(always)]
     unsafe fn store(sum: Self::Real, to: *mut f32, count: usize) {

@@ -3,8 +3,7 @@
 
 use super::bytes::byte_products;
 use super::bytes_neon::{FourProducts, Quads};
-use std::arch::aarch64::int8x16_t;
-use std::arch::aarch64::int32x4_t;
+use std::arch::aarch64::{int8x16_t, int32x4_t};
 use std::arch::asm;
 
 struct Dot;
@@ -12,8 +11,9 @@ struct Dot;
 impl FourProducts for Dot {
     #[inline(always)]
     unsafe fn dot(mut sum: int32x4_t, weights: int8x16_t, x: int8x16_t) -> int32x4_t {
-        // The intrinsic is not in stable Rust.
+        // The intrinsic is not in stable Rust. Unoptimised, this is a function of its own, which must name its extension.
         asm!(
+            ".arch_extension dotprod",
             "sdot {sum:v}.4s, {weights:v}.16b, {x:v}.16b",
             sum = inout(vreg) sum, weights = in(vreg) weights, x = in(vreg) x,
             options(pure, nomem, nostack, preserves_flags)
