@@ -4,22 +4,13 @@
 
 use sage::dispatch::load::Load;
 use sage::dispatch::{Executor, LaneHandle};
-use sage::engine::SensorReader;
+use sage::engine::NoSensors;
 use sage::time::{Clock, Monotonic, sleep_until};
 use sage::types::*;
 use std::sync::Arc;
 
 /// Cost of a background step.
 const STEP_US: u32 = 5_000;
-
-struct NoSensors;
-
-impl SensorReader for NoSensors {
-    fn frame(&self, _: SourceId, _: u64) -> Option<Arc<Frame>> {
-        None
-    }
-    fn sound(&self, _: SourceId, _: u64, _: u64, _: &mut dyn FnMut(&AudioBlock)) {}
-}
 
 fn load(id: u64, class: Class, steps: u32, step_us: u32) -> Command {
     Command::Submit(Job {

@@ -21,3 +21,4 @@ pub mod robot;
 pub mod sense;
 pub mod time;
 pub mod types;
+pub mod whole_file;

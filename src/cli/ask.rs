@@ -5,6 +5,7 @@ use super::language_model::{Answer, ModelArgs, ModelFiles, Speaker, milliseconds
 use super::{BadInput, Verdict};
 use crate::engine::CancelToken;
 use crate::model::constraint::{Constraint, Constraints};
+use crate::whole_file;
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -174,21 +175,10 @@ fn ask_suite(args: &Args, suite: Suite, files: ModelFiles) -> anyhow::Result<Ver
     match file {
         None => writeln!(io::stdout(), "{report}")?,
         Some(file) => {
-            write_whole(&file, &format!("{report:#}\n"))?;
+            whole_file::write(&file, format!("{report:#}\n").as_bytes())
+                .map_err(|error| BadInput(format!("cannot write {}: {error}", file.display())))?;
             eprintln!("wrote {}", file.display());
         }
     }
     Ok(Verdict::Good)
-}
-
-/// Writes a file under a temporary name and renames it, so that nobody sees half of it.
-fn write_whole(file: &Path, text: &str) -> anyhow::Result<()> {
-    let refuse = |error: io::Error| BadInput(format!("cannot write {}: {error}", file.display()));
-    let mut temporary = file.as_os_str().to_owned();
-    temporary.push(".part");
-    let mut part = std::fs::File::create(&temporary).map_err(refuse)?;
-    part.write_all(text.as_bytes()).map_err(refuse)?;
-    part.sync_all().map_err(refuse)?;
-    std::fs::rename(&temporary, file).map_err(refuse)?;
-    Ok(())
 }

@@ -2,6 +2,7 @@
 //! ticks are then run again and again.
 
 use super::bench::LoopArgs;
+use super::language_model::resident_bytes;
 use super::{BadInput, Verdict};
 use crate::assets::scene_file;
 use crate::config::{Config, CoreConfig, RealtimeConfig};
@@ -128,7 +129,7 @@ fn growth(config: &CoreConfig, ticks: &[Inputs], count: u64) {
     let day = ticks.last().map_or(1, |last| last.tick + 1);
     let period = config.period().0;
     let (mut early, mut late) = (0_u64, 0_u64);
-    let resident = resident_kib();
+    let resident = resident_bytes();
     let mut inputs = Inputs::default();
     for tick in 0..count {
         let moved = tick / day * day;
@@ -155,7 +156,7 @@ fn growth(config: &CoreConfig, ticks: &[Inputs], count: u64) {
     let per = |total: u64, n: u64| total as f64 / n.max(1) as f64;
     let early = per(early, count.min(100_000).saturating_sub(10_000));
     let ratio = per(late, count.min(100_000)) / early.max(1.0);
-    let grown = resident_kib().saturating_sub(resident);
+    let grown = resident_bytes().saturating_sub(resident) / 1024;
     println!("growth over {count} ticks: last 10^5 / ticks 10^4 to 10^5 = {ratio:.3}, memory + {grown} KiB");
 }
 
@@ -193,10 +194,4 @@ pub fn lateness(rate_hz: u32, seconds: f64, priority: u8) -> anyhow::Result<Verd
         q.p50, q.p99, q.p999, q.max, q.n
     );
     Ok(Verdict::Good)
-}
-
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse().ok()).unwrap_or(0)
 }

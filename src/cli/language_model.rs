@@ -232,8 +232,17 @@ pub fn milliseconds(duration: Duration) -> f64 {
 
 /// Bytes of this process that lie in memory now, mapped weights included; 0 where the system does not tell.
 pub fn resident_bytes() -> u64 {
+    status_bytes("VmRSS:")
+}
+
+/// Bytes of this process that no file holds; 0 where the system does not tell.
+pub fn anonymous_bytes() -> u64 {
+    status_bytes("RssAnon:")
+}
+
+fn status_bytes(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
 }
 

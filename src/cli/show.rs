@@ -7,6 +7,7 @@ use crate::observe::view::{Page, Scoreboard};
 use crate::observe::{Tally, Timing, svg};
 use crate::robot::session::{Finished, Watch};
 use crate::robot::{Claim, TickRecord};
+use crate::whole_file;
 use anyhow::Context;
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
@@ -142,14 +143,7 @@ pub fn finish(finished: Finished, out: Option<&Path>, as_json: bool) -> anyhow::
     })
 }
 
-/// Writes a file whole or not at all: temporary name, sync, rename.
+/// Writes a file whole or not at all.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let temporary = path.with_extension("part");
-    let write = || -> io::Result<()> {
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    write().with_context(|| format!("{} cannot be written", path.display()))
+    whole_file::write(path, bytes).with_context(|| format!("{} cannot be written", path.display()))
 }

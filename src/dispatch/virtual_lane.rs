@@ -213,16 +213,8 @@ mod tests {
     use super::super::load::Load;
     use super::*;
     use crate::block::dream::Dreamer;
-    use crate::types::{AudioBlock, Class, Frame, Job, JobId, SourceId};
-
-    struct NoSensors;
-
-    impl SensorReader for NoSensors {
-        fn frame(&self, _: SourceId, _: u64) -> Option<Arc<Frame>> {
-            None
-        }
-        fn sound(&self, _: SourceId, _: u64, _: u64, _: &mut dyn FnMut(&AudioBlock)) {}
-    }
+    use crate::engine::NoSensors;
+    use crate::types::{Class, Job, JobId, SourceId};
 
     fn lane(seed: Option<u64>, faults: Faults) -> VirtualLane {
         let engines: Vec<Box<dyn Engine>> = vec![Box::new(Load::counted())];

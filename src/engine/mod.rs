@@ -71,6 +71,18 @@ pub trait SensorReader: Send + Sync {
     fn sound(&self, source: SourceId, from_seq: u64, upto_seq: u64, each: &mut dyn FnMut(&AudioBlock));
 }
 
+/// A sensor store without anything in it, for engines that need none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoSensors;
+
+impl SensorReader for NoSensors {
+    fn frame(&self, _: SourceId, _: u64) -> Option<Arc<Frame>> {
+        None
+    }
+
+    fn sound(&self, _: SourceId, _: u64, _: u64, _: &mut dyn FnMut(&AudioBlock)) {}
+}
+
 /// Whether a session has more to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {

@@ -175,29 +175,8 @@ impl LagFinder {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sound::tests::talker;
     use super::*;
-
-    /// Deterministic noise, -1..1.
-    fn noise(seed: &mut u32) -> f32 {
-        *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (*seed >> 8) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    /// Speech-like: bursts of noise through one wandering resonator, and gaps.
-    fn talker(seed: u32, samples: usize) -> Vec<f32> {
-        let (mut seed, mut out, mut state) = (seed, Vec::with_capacity(samples), [0.0f32; 2]);
-        while out.len() < samples {
-            let long = 2_000 + (1_500.0 * (noise(&mut seed) + 1.0)) as usize;
-            let turn = 2.0 * (0.25 + 0.15 * noise(&mut seed)).cos() * 0.95;
-            for n in 0..long {
-                let burst = if n < long * 2 / 3 { 0.02 * noise(&mut seed) } else { 0.0 };
-                let y = burst + turn * state[0] - 0.9025 * state[1];
-                state = [y, state[0]];
-                out.push(y);
-            }
-        }
-        out
-    }
 
     /// Plays one talker for `seconds` with the echo `late` samples after the instants that the devices claim, with a second
     /// talker beside; gives the lags that were corrected, in ms, and the lag left at the end, in samples.

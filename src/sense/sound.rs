@@ -122,4 +122,4 @@ impl AudioFeatureExtractor {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,20 +1,11 @@
 //! Synthetic engines and job makers for the tests of lanes.
 #![allow(dead_code)] // each test file uses its part
 
+pub use sage::engine::NoSensors;
 use sage::engine::{CancelToken, Engine, EngineError, Product, Progress, SensorReader, Session, StepSink};
 use sage::types::*;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-
-/// A sensor store without anything in it.
-pub struct NoSensors;
-
-impl SensorReader for NoSensors {
-    fn frame(&self, _: SourceId, _: u64) -> Option<Arc<Frame>> {
-        None
-    }
-    fn sound(&self, _: SourceId, _: u64, _: u64, _: &mut dyn FnMut(&AudioBlock)) {}
-}
 
 /// What the test tells a step to do.
 pub enum Order {

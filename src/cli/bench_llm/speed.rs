@@ -3,7 +3,7 @@
 
 use super::bandwidth::Meter;
 use super::{CONTEXT, DECODE, OWN, PREFILL, SHARED};
-use crate::cli::language_model::{milliseconds, quantile_ms};
+use crate::cli::language_model::{anonymous_bytes, milliseconds, quantile_ms};
 use crate::engine::CancelToken;
 use crate::engine::cpu::qwen2::{Cancelled, Decoder, DecoderOptions, Generation, PromptError, Step};
 use crate::model::qwen2::Qwen2Weights;
@@ -137,16 +137,7 @@ impl Talk {
 
 /// Bytes of weights that a decode step reads: all but an embedding that is not also the head.
 fn bytes_per_token(weights: &Qwen2Weights) -> usize {
-    let layers = weights.layers.iter();
-    let matrices = layers.flat_map(|l| [&l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down]);
-    matrices.map(|matrix| matrix.bytes().len()).sum::<usize>() + weights.head.bytes().len()
-}
-
-/// Bytes of this process that no file holds.
-fn anonymous_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+    weights.matrices().map(|matrix| matrix.bytes().len()).sum()
 }
 
 /// Two decimals.

@@ -3,11 +3,9 @@
 
 use super::speed::Talk;
 use crate::dispatch::{Executor, LaneHandle};
-use crate::engine::{CancelToken, Engine, EngineError, Progress, SensorReader, Session, StepSink};
+use crate::engine::{CancelToken, Engine, EngineError, NoSensors, Progress, SensorReader, Session, StepSink};
 use crate::time::Monotonic;
-use crate::types::{
-    AudioBlock, Capability, Class, Command, Frame, Job, JobId, JobInput, LaneEvent, Nanos, Outcome, SourceId,
-};
+use crate::types::{Capability, Class, Command, Job, JobId, JobInput, LaneEvent, Nanos, Outcome, SourceId};
 use anyhow::{Context, bail};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -93,15 +91,6 @@ fn job(number: u64) -> Job {
         credit_words: 0,
         based_on: Default::default(),
     }
-}
-
-struct NoSensors;
-
-impl SensorReader for NoSensors {
-    fn frame(&self, _: SourceId, _: u64) -> Option<Arc<Frame>> {
-        None
-    }
-    fn sound(&self, _: SourceId, _: u64, _: u64, _: &mut dyn FnMut(&AudioBlock)) {}
 }
 
 /// A model that talks, or reads, until it is cancelled.

@@ -3,9 +3,9 @@
 use super::*;
 use crate::dispatch::load::Load;
 use crate::dispatch::virtual_lane::{Dice, Faults, VirtualLane};
-use crate::engine::SensorReader;
+use crate::engine::NoSensors;
 use crate::engine::profile::Profile;
-use crate::types::{AudioBlock, Command, Frame, Job, JobId, JobInput, LaneEvent, SourceId};
+use crate::types::{Command, Job, JobId, JobInput, LaneEvent, SourceId};
 use std::sync::Arc;
 
 const MS: fn(u64) -> Nanos = Nanos::from_ms;
@@ -64,15 +64,6 @@ fn overload_has_no_bound_and_the_verdict_says_so_with_numbers() {
     let text = analysis.to_string();
     assert!(text.contains("does not hold") && text.contains("110.0 %") && text.contains("no bound"), "{text}");
     assert!(analyse(&[demand(Class::Reflex, 20, 10, 1, 4)]).to_string().contains("holds under these inputs"));
-}
-
-struct NoSensors;
-
-impl SensorReader for NoSensors {
-    fn frame(&self, _: SourceId, _: u64) -> Option<Arc<Frame>> {
-        None
-    }
-    fn sound(&self, _: SourceId, _: u64, _: u64, _: &mut dyn FnMut(&AudioBlock)) {}
 }
 
 fn random_demands(dice: &mut Dice) -> Vec<Demand> {

@@ -6,8 +6,9 @@ use super::manifest::{self, Builder, Engine, Manifest, Profile, Recipe, Target, 
 use super::{Flavor, TrtError, at};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::onnx::proto::{Model, Size};
-use crate::model::onnx::{Composed, Form, Precision, compose, emit, write_whole};
+use crate::model::onnx::{Composed, Form, Precision, compose, emit};
 use crate::model::qwen2::Qwen2Config;
+use crate::whole_file;
 use prost::Message;
 use std::path::Path;
 
@@ -100,7 +101,7 @@ pub fn build(
         // The name carries the content: plans of the manifest that is there stay until the new one is in place.
         let file = format!("{}-{}.plan", part.name.trim_end_matches(".onnx"), &hash[..12]);
         let path = out.join(&file);
-        write_whole(&path, bytes).map_err(at(&path))?;
+        whole_file::write(&path, bytes).map_err(at(&path))?;
         wanted.engines.push(Engine {
             file,
             layers: [part.layers.start, part.layers.end],
@@ -114,7 +115,7 @@ pub fn build(
         }
     }
     if let Some(cache) = cache.filter(|cache| !cache.is_empty()) {
-        write_whole(&cache_path, &cache).map_err(at(&cache_path))?;
+        whole_file::write(&cache_path, &cache).map_err(at(&cache_path))?;
     }
     wanted.save(out)?;
     super::shelf::prune(out, &wanted)?;

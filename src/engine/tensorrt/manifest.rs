@@ -3,8 +3,9 @@
 
 use super::{TrtError, at};
 use crate::model::checkpoint::Checkpoint;
-use crate::model::onnx::{Options, write_whole};
+use crate::model::onnx::Options;
 use crate::model::qwen2::Qwen2Config;
+use crate::whole_file;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -183,7 +184,7 @@ impl Manifest {
     pub fn save(&self, folder: &Path) -> Result<(), TrtError> {
         let path = folder.join(FILE);
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        write_whole(&path, format!("{text}\n").as_bytes()).map_err(at(&path))
+        whole_file::write(&path, format!("{text}\n").as_bytes()).map_err(at(&path))
     }
 
     /// Why an engine with this manifest is not the one that `wanted` describes; `None` if it is.

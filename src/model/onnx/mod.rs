@@ -11,12 +11,12 @@ use self::qwen2::{Part, Stored, decoder};
 use super::ModelError;
 use super::checkpoint::{Checkpoint, Tensor};
 use super::qwen2::Qwen2Config;
+use crate::whole_file;
 use prost::Message;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -170,7 +170,7 @@ pub fn emit(model: &Path, out: &Path, options: &Options) -> Result<Emitted, Mode
     for graph in composed {
         let bytes = graph.model.encode_to_vec();
         let path = out.join(graph.name);
-        write_whole(&path, &bytes).map_err(failed)?;
+        whole_file::write(&path, &bytes).map_err(failed)?;
         graphs.push(EmittedGraph { path, layers: graph.layers, bytes: bytes.len() as u64 });
     }
     let files: BTreeSet<&Path> = checkpoint.tensors().map(|(_, tensor)| tensor.file()).collect();
@@ -219,16 +219,6 @@ fn stored(tensor: &Tensor) -> Option<Stored> {
         length_bytes: tensor.bytes().len() as u64,
     };
     Some(Stored { kind: kind_of(tensor.dtype)?, shape: tensor.shape.clone(), at })
-}
-
-/// Writes a file whole or not at all: temporary name, sync, rename.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let mut file = File::create(&part)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&part, path)
 }
 
 /// A second name for the file; what lies there under that name is replaced. A checkpoint in a cache of links is followed.

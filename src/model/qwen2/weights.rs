@@ -96,6 +96,14 @@ impl Qwen2Weights {
         Self::collect(&checkpoint, config)
     }
 
+    /// Every matrix that a token is multiplied with, the head last.
+    pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.query, &layer.key, &layer.value, &layer.output, &layer.gate, &layer.up, &layer.down]
+        });
+        layers.chain([&self.head])
+    }
+
     fn collect(checkpoint: &Checkpoint, config: Qwen2Config) -> Result<Qwen2Weights, ModelError> {
         let matrix = |name: &str, rows, columns| find(checkpoint, name).map(|tensor| matrix_of(tensor, rows, columns));
         let vector = |name: &str| find(checkpoint, name).map(vector_of);

@@ -14,7 +14,7 @@ impl Noise {
 
 /// A buzzing, syllable-shaped sound: a pulse train with wandering pitch through two wandering resonators, 140 to 260 ms
 /// of it, then a gap. Speech-like in spectrum, modulation and sparseness.
-fn talker(seed: u32, samples: usize) -> Vec<f32> {
+pub fn talker(seed: u32, samples: usize) -> Vec<f32> {
     let mut noise = Noise(seed);
     let mut out = vec![0.0f32; samples];
     let (mut n, mut phase) = (0, 0.0f32);

@@ -57,14 +57,8 @@ impl Rounded {
     pub(super) fn new(weights: &Qwen2Weights, kernels: &Kernels, mode: Mode, chunk: usize) -> Rounded {
         let Qwen2Config { hidden_size, intermediate_size, heads, head_dim, .. } = weights.config;
         let most = chunk * hidden_size.max(intermediate_size).max(heads * head_dim);
-        let matrices = || {
-            let layers = weights.layers.iter().flat_map(|layer| {
-                [&layer.query, &layer.key, &layer.value, &layer.output, &layer.gate, &layer.up, &layer.down]
-            });
-            layers.chain([&weights.head])
-        };
-        let bytes = if matrices().any(|matrix| matrix.element.is_quantised()) { most } else { 0 };
-        let pairs = matrices().any(|matrix| takes_bf16(matrix, kernels, mode));
+        let bytes = if weights.matrices().any(|matrix| matrix.element.is_quantised()) { most } else { 0 };
+        let pairs = weights.matrices().any(|matrix| takes_bf16(matrix, kernels, mode));
         let (mut values, mut scales, mut sums) = (vec![0; bytes], vec![0.0; bytes / GROUP], vec![0; bytes / GROUP]);
         let mut bf16 = vec![0; if pairs { most } else { 0 }];
         let at = Bytes { values: values.as_mut_ptr(), scales: scales.as_mut_ptr(), sums: sums.as_mut_ptr() };
