@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Wake-up lateness of the ticker against cyclictest (Debian: rt-tests), same priority and interval, in turns A B A B.
-# Usage, as root on an otherwise idle machine: benches/lateness.sh [ROUNDS] [SECONDS] [PRIORITY]
+# Usage, as root: [RATES="100 1000"] benches/lateness.sh [ROUNDS] [SECONDS] [PRIORITY]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rounds=${1:-5} seconds=${2:-60} priority=${3:-80}
@@ -16,7 +16,7 @@ cyclic() {
 }
 median() { sort -n | awk '{ v[NR] = $1 } END { print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
 
-for rate in 100 1000; do
+for rate in ${RATES:-100 1000}; do
   for round in $(seq "$rounds"); do
     ours=$("$sage" bench lateness --rate "$rate" --seconds "$seconds" --priority "$priority" | sed -n 's/.*p99.9 \([0-9.]*\),.*/\1/p')
     theirs=$(cyclic $((1000000 / rate)) $((rate * seconds)))
