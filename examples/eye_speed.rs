@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::time::Instant;
 
-use sage::engine::cpu::eye::kernel::Kernels;
 use sage::engine::cpu::eye::net::STEPS;
 use sage::engine::cpu::eye::{Eye, LEAST_SCORE};
+use sage::engine::cpu::simd::Simd;
 use sage::sense::scene::{FRAME_BYTES, Split, World, render};
 
 fn median(v: &mut [f64]) -> (f64, f64) {
@@ -26,11 +26,11 @@ fn main() -> anyhow::Result<()> {
     }
     let (mid, high) = median(&mut draw);
     println!("drawing a frame: median {mid:.2} ms, 99 % {high:.2} ms");
-    for kernels in [Kernels::Scalar, Kernels::Avx2, Kernels::Avx512] {
-        if kernels.supported() != kernels {
+    for simd in [Simd::Scalar, Simd::Avx2, Simd::Avx512] {
+        if simd.supported() != simd {
             continue;
         }
-        let eye = Eye::load(Path::new(&file), kernels)?;
+        let eye = Eye::load(Path::new(&file), simd)?;
         let (mut whole, mut steps) = (Vec::new(), vec![Vec::new(); STEPS]);
         for _ in 0..300 {
             let start = Instant::now();
@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<()> {
         let each: Vec<String> = steps.iter_mut().map(|s| format!("{:.2}", median(s).0)).collect();
         println!(
             "{}: a frame median {mid:.2} ms, 99 % {high:.2}, fastest {fastest:.2}; steps {} ms",
-            kernels.name(),
+            simd.name(),
             each.join(" ")
         );
     }

@@ -2,7 +2,8 @@
 //! split of the sound, no allocation, and accuracy. `tests/ear` carries a small set of every kind; with SAGE_EAR_SETS
 //! naming a folder made by `engines/ear/mix.py` the full sets are heard too and their figures printed.
 
-use sage::engine::cpu::ear::{Ear, EarEngine, EarEvent, Kernels};
+use sage::engine::cpu::ear::{Ear, EarEngine, EarEvent};
+use sage::engine::cpu::simd::Simd;
 use sage::engine::{CancelToken, Engine, EngineError, Product, Progress, SensorReader, StepSink, step};
 use sage::types::{
     AUDIO_BLOCK, AudioBlock, Capability, Class, Frame, Job, JobId, JobInput, Nanos, Output, SourceId, Stamp,
@@ -42,10 +43,10 @@ fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn ear(kernels: Kernels) -> Ear {
+fn ear(simd: Simd) -> Ear {
     let bytes = std::fs::read(repository().join("engines/ear/ear.safetensors"))
         .expect("the ear's weights are in the repository");
-    Ear::from_bytes(&bytes, kernels).expect("the ear's weights are sound")
+    Ear::from_bytes(&bytes, simd).expect("the ear's weights are sound")
 }
 
 /// One line of a set.
@@ -213,9 +214,9 @@ fn the_stream_computes_what_was_trained() {
         .collect();
     let logits: Vec<f32> =
         tensor("logits").data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-    for kernels in [Kernels::Scalar, Kernels::Avx2, Kernels::Avx512].into_iter().filter(|k| k.available()) {
+    for simd in [Simd::Scalar, Simd::Avx2, Simd::Avx512].into_iter().filter(|k| k.available()) {
         let (mut at, mut worst) = (0, 0.0f32);
-        ear(kernels).hear(
+        ear(simd).hear(
             &samples,
             &mut |_, found| {
                 for (a, b) in found.iter().zip(&logits[at..at + found.len()]) {
@@ -225,9 +226,9 @@ fn the_stream_computes_what_was_trained() {
             },
             &mut |_| {},
         );
-        println!("{}: {at} logits, largest difference {worst:.2e}", kernels.name());
+        println!("{}: {at} logits, largest difference {worst:.2e}", simd.name());
         assert!(at >= 40 * 78, "only {at} logits");
-        assert!(worst <= 1e-3, "{}: logits differ by {worst}", kernels.name());
+        assert!(worst <= 1e-3, "{}: logits differ by {worst}", simd.name());
     }
 }
 
@@ -235,7 +236,7 @@ fn the_stream_computes_what_was_trained() {
 fn any_split_of_the_sound_hears_the_same() {
     let sound: Vec<i16> = small_set().into_iter().take(3).flat_map(|(_, samples)| samples).collect();
     let hear = |sizes: &[usize]| {
-        let mut ear = ear(Kernels::best());
+        let mut ear = ear(Simd::best());
         let (mut events, mut at, mut turn) = (Vec::new(), 0, 0);
         while at < sound.len() {
             let upto = (at + sizes[turn % sizes.len()]).min(sound.len());
@@ -264,18 +265,18 @@ fn any_split_of_the_sound_hears_the_same() {
 #[test]
 fn a_reset_ear_is_as_new() {
     let (_, sound) = small_set().swap_remove(0);
-    let mut used = ear(Kernels::best());
+    let mut used = ear(Simd::best());
     let first = listen(&mut used, &sound);
     let again = listen(&mut used, &sound);
     assert_eq!(first.words, again.words);
     used.reset();
-    assert!(used.state() == ear(Kernels::best()).state(), "something of the old sound is left");
+    assert!(used.state() == ear(Simd::best()).state(), "something of the old sound is left");
 }
 
 #[test]
 fn listening_allocates_nothing() {
     let (_, sound) = small_set().swap_remove(0);
-    let mut ear = ear(Kernels::best());
+    let mut ear = ear(Simd::best());
     let mut words = 0;
     let before = ALLOCATIONS.with(Cell::get);
     for block in sound.chunks(320) {
@@ -288,7 +289,7 @@ fn listening_allocates_nothing() {
 #[test]
 fn bad_weights_are_refused_with_a_reason() {
     let bytes = std::fs::read(repository().join("engines/ear/ear.safetensors")).expect("weights");
-    let short = Ear::from_bytes(&bytes[..bytes.len() / 2], Kernels::Scalar).expect_err("half a file");
+    let short = Ear::from_bytes(&bytes[..bytes.len() / 2], Simd::Scalar).expect_err("half a file");
     assert!(short.to_string().contains("safetensors"), "{short}");
     let missing = Ear::load(Path::new("no/such/ear.safetensors")).expect_err("no file");
     assert!(missing.to_string().contains("no/such/ear.safetensors"), "{missing}");
@@ -341,7 +342,7 @@ fn job(input: JobInput) -> Job {
 }
 
 fn engine() -> EarEngine {
-    EarEngine::load(&repository().join("engines/ear/ear.safetensors"), Kernels::best())
+    EarEngine::load(&repository().join("engines/ear/ear.safetensors"), Simd::best())
         .expect("the ear's weights are sound")
 }
 
@@ -377,7 +378,7 @@ fn jobs_hear_the_stream_and_say_when_words_were_spoken() {
         }
         upto += 6;
     }
-    let direct = listen(&mut ear(Kernels::best()), &sound[..sensors.blocks.len() * AUDIO_BLOCK]);
+    let direct = listen(&mut ear(Simd::best()), &sound[..sensors.blocks.len() * AUDIO_BLOCK]);
     let texts: Vec<&str> = words.iter().map(|w| w.word.as_str()).collect();
     assert_eq!(texts, direct.words, "jobs hear what the stream hears");
     if direct.words == item.words {
@@ -423,7 +424,7 @@ fn a_cancelled_job_leaves_its_sound_for_the_next() {
 
 #[test]
 fn the_small_set_is_understood() {
-    let mut ear = ear(Kernels::best());
+    let mut ear = ear(Simd::best());
     let mut tallies: std::collections::BTreeMap<String, Tally> = Default::default();
     for (item, samples) in small_set() {
         let heard = listen(&mut ear, &samples);
@@ -446,7 +447,7 @@ fn the_full_sets_meet_the_bars() {
         println!("skipped: SAGE_EAR_SETS names no folder of sets (see engines/ear/README.md)");
         return;
     };
-    let mut ear = ear(Kernels::best());
+    let mut ear = ear(Simd::best());
     let mut hear = |name: &str| {
         let list = std::fs::read(folder.join(format!("{name}.json"))).expect("the set's list");
         let items: Vec<Item> = serde_json::from_slice(&list).expect("a list of items");

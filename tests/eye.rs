@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sage::engine::cpu::eye::decode::{Found, FoundList, iou};
-use sage::engine::cpu::eye::kernel::Kernels;
 use sage::engine::cpu::eye::net::{GRID, GRID_H, GRID_W, STEPS};
 use sage::engine::cpu::eye::{Eye, LEAST_SCORE};
+use sage::engine::cpu::simd::Simd;
 use sage::engine::{CancelToken, Engine, EngineError, Progress, SensorReader, StepSink, step};
 use sage::sense::scene::camera::Direction;
 use sage::sense::scene::{
@@ -19,8 +19,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).into()
 }
 
-fn eye(kernels: Kernels) -> Eye {
-    Eye::load(&root().join("engines/eye/eye.safetensors"), kernels).expect("the shipped weights load")
+fn eye(simd: Simd) -> Eye {
+    Eye::load(&root().join("engines/eye/eye.safetensors"), simd).expect("the shipped weights load")
 }
 
 /// One picture: what was found at any score, what was there, and what the program would report.
@@ -121,7 +121,7 @@ fn figures(name: &str, judged: &[Judged]) -> (f64, f32, f64) {
 
 #[test]
 fn things_in_rooms_and_colours_never_trained_on_are_found() {
-    let eye = eye(Kernels::best());
+    let eye = eye(Simd::best());
     figures("trained families, new seeds", &judge(&eye, Split::Train, 8_500_000, 200));
     let judged = judge(&eye, Split::HeldOut, 9_500_000, 500);
     let (map, distance, direction) = figures("held-out families and hues", &judged);
@@ -153,7 +153,7 @@ fn things_in_rooms_and_colours_never_trained_on_are_found() {
 
 #[test]
 fn the_scenes_that_ship_are_seen_as_they_are() {
-    let eye = eye(Kernels::best());
+    let eye = eye(Simd::best());
     let mut frame = vec![0; FRAME_BYTES];
     for name in Scene::NAMES {
         let scene = Scene::named(name).expect("a shipped scene");
@@ -180,7 +180,7 @@ fn the_scenes_that_ship_are_seen_as_they_are() {
 
 #[test]
 fn a_raised_hand_is_seen_and_a_lowered_one_is_not() {
-    let eye = eye(Kernels::best());
+    let eye = eye(Simd::best());
     let mut frame = vec![0; FRAME_BYTES];
     let (mut up, mut down, mut n) = (0, 0, 0);
     for seed in 0..60u64 {
@@ -206,7 +206,7 @@ fn a_raised_hand_is_seen_and_a_lowered_one_is_not() {
 
 #[test]
 fn a_barrel_that_rolls_at_the_robot_comes_nearer_frame_by_frame() {
-    let eye = eye(Kernels::best());
+    let eye = eye(Simd::best());
     let world = World::builder(5)
         .obstacle(Obstacle::rolling_barrel(Track::from(0.0, 0.5, 5.0).to(8.0, 0.0, 0.9)).height_m(0.5))
         .charger(Track::still(-1.5, 3.0))
@@ -238,21 +238,21 @@ fn the_engine_agrees_with_torch() {
     let want = std::fs::read(folder.join("grid.f16")).expect("the reference output is in the repository");
     let want: Vec<f32> = want.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
     assert_eq!(want.len(), GRID_H * GRID_W * 9);
-    for kernels in [Kernels::Scalar, Kernels::Avx2, Kernels::Avx512] {
-        let eye = eye(kernels);
+    for simd in [Simd::Scalar, Simd::Avx2, Simd::Avx512] {
+        let eye = eye(simd);
         let mut look = eye.begin_reduced(&picture);
         while look.step(&|| false) {}
         let worst = (0..GRID_H * GRID_W * 9)
             .map(|i| (look.grid()[GRID.at(i / 9 / GRID_W, i / 9 % GRID_W) + i % 9] - want[i]).abs())
             .fold(0.0f32, f32::max);
-        println!("{}: largest difference to torch {worst:.4}", kernels.supported().name());
-        assert!(worst <= 1e-2, "{kernels:?}: {worst}");
+        println!("{}: largest difference to torch {worst:.4}", simd.supported().name());
+        assert!(worst <= 1e-2, "{simd:?}: {worst}");
     }
 }
 
 #[test]
 fn interrupted_and_interleaved_steps_give_the_very_same_numbers() {
-    let eye = eye(Kernels::best());
+    let eye = eye(Simd::best());
     let (mut a, mut b) = (vec![0; FRAME_BYTES], vec![0; FRAME_BYTES]);
     render(&World::random(9_700_001, Split::HeldOut), 0.0, &mut a);
     render(&World::random(9_700_002, Split::HeldOut), 0.0, &mut b);
@@ -299,7 +299,7 @@ fn job(seq: u64) -> Job {
 
 #[test]
 fn as_an_engine_it_answers_a_job_in_steps_and_can_be_cancelled() {
-    let mut eye = eye(Kernels::best());
+    let mut eye = eye(Simd::best());
     let mut bytes = vec![0; FRAME_BYTES];
     render(&World::builder(3).person(Person::on(Track::still(0.4, 2.4)).height_m(1.75)).build(), 0.0, &mut bytes);
     let sensors = OneFrame(Arc::new(Frame { seq: 42, width: 640, height: 480, bytes, ..Frame::default() }));
@@ -335,6 +335,6 @@ fn weights_that_are_no_weights_are_refused_with_a_reason() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("eye.safetensors");
     std::fs::write(&file, b"not weights").expect("written");
-    let said = Eye::load(&file, Kernels::Scalar).err().map(|e| e.to_string()).unwrap_or_default();
+    let said = Eye::load(&file, Simd::Scalar).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(said.contains("eye.safetensors") && said.contains("not a safetensors file"), "{said}");
 }

@@ -5,6 +5,8 @@ pub mod actions;
 pub mod body;
 pub mod espeak;
 pub mod gate;
+#[cfg(feature = "live")]
+mod loudspeaker;
 pub mod motion;
 #[cfg(feature = "live")]
 pub mod mouth;

@@ -1,35 +1,30 @@
 //! The audible voice: espeak-ng's words played by a loudspeaker. Words flow in from the body's thread; sound flows out
 //! through cpal; what was played, at the device's time, flows back as reports and as the microphone's echo reference.
 //!
-//! The audio callback takes samples from a ring and stops at its next period when told to be silent. Without a
-//! loudspeaker words take as long as they would have sounded, and the device is looked for again.
+//! The loudspeaker (loudspeaker.rs) stops at its next period when told to be silent. Without one words take as long as they
+//! would have sounded, and the device is looked for again.
 
 use super::body::Voice;
 use super::espeak::Espeak;
+use super::loudspeaker::{Done, Loudspeaker, Spoken, WORDS, Ways};
 use super::voice::speech_ms;
 use crate::config::VoiceConfig;
-use crate::sense::played::{PlayedSound, SampleClock};
-use crate::sense::sound_device::{self, Way};
+use crate::sense::played::PlayedSound;
 use crate::time::Clock;
 use crate::types::{AUDIO_RATE_HZ, Nanos, UtteranceId, VoiceReport, Word};
-use cpal::traits::{DeviceTrait, StreamTrait};
-use cpal::{BufferSize, OutputCallbackInfo, StreamConfig, StreamError};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use rtrb::{Consumer, Producer, RingBuffer};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Words that may wait to be synthesised or played.
-const WORDS: usize = 64;
-/// Sound that may wait for the loudspeaker, samples: four seconds.
-const SAMPLES: usize = 4 * AUDIO_RATE_HZ as usize;
 /// A missing loudspeaker is looked for again this often.
 const RETRY: Nanos = Nanos::from_s(1);
-/// Loss per sample when a word is cut: down to nothing in 3 ms, without a click.
-const FADE: f32 = 0.9;
+/// A stream that fails sooner than this was given too short periods for this machine: they are doubled.
+const SETTLED: Nanos = Nanos::from_s(10);
+/// Longest periods, in multiples of the shortest.
+const LONGEST: u32 = 4;
 
 /// A word on its way.
 #[derive(Debug, Clone, Copy)]
@@ -39,23 +34,6 @@ struct Order {
     word: Word,
     /// Silences before it; an order of an older generation is not spoken any more.
     generation: u32,
-}
-
-/// A word whose samples are in the ring.
-#[derive(Debug, Clone, Copy)]
-struct Spoken {
-    utterance: UtteranceId,
-    index: u16,
-    generation: u32,
-    samples: usize,
-}
-
-/// A word that has left, or will leave, the loudspeaker as a whole at `at`.
-#[derive(Debug, Clone, Copy)]
-struct Done {
-    utterance: UtteranceId,
-    index: u16,
-    at: Nanos,
 }
 
 /// The voice, as the body sees it.
@@ -81,15 +59,17 @@ impl EspeakVoice {
         let (orders, from_body) = bounded(WORDS);
         let (to_body, done) = bounded(2 * WORDS);
         let generation = Arc::new(AtomicU32::new(0));
+        let (failed, failures) = bounded(1);
         let mouth = Mouth {
             espeak,
             device: config.device.clone(),
             orders: from_body,
-            done: to_body,
-            generation: Arc::clone(&generation),
-            played,
-            clock,
+            failures,
+            ways: Ways { done: to_body, failed, generation: Arc::clone(&generation), played, clock },
             output: None,
+            left: VecDeque::new(),
+            opened: Nanos::ZERO,
+            periods: 1,
             retry: Nanos::ZERO,
             busy_until: Nanos::ZERO,
             told: false,
@@ -187,62 +167,73 @@ struct Mouth {
     espeak: Espeak,
     device: String,
     orders: Receiver<Order>,
-    done: Sender<Done>,
-    generation: Arc<AtomicU32>,
-    played: Arc<PlayedSound>,
-    clock: Arc<dyn Clock>,
-    output: Option<Output>,
+    /// Wakes the thread when the stream failed.
+    failures: Receiver<()>,
+    ways: Ways,
+    output: Option<Loudspeaker>,
+    /// Words of a stream that failed, for the next one.
+    left: VecDeque<(Spoken, Vec<i16>)>,
+    /// When the stream was opened.
+    opened: Nanos,
+    /// Length of the periods asked for, in multiples of the shortest.
+    periods: u32,
     retry: Nanos,
     /// Without a loudspeaker: when the last word would have ended.
     busy_until: Nanos,
     told: bool,
 }
 
-struct Output {
-    stream: Option<cpal::Stream>,
-    words: Producer<Spoken>,
-    samples: Producer<i16>,
-    failed: Arc<AtomicBool>,
-}
-
-impl Drop for Output {
-    fn drop(&mut self) {
-        // Closing a device whose server died may hang: let it hang elsewhere.
-        if let Some(stream) = self.stream.take() {
-            let _ = std::thread::Builder::new().name("close-sound".to_owned()).spawn(move || drop(stream));
-        }
-    }
-}
-
 impl Mouth {
     fn run(mut self) {
         loop {
             self.keep_open();
-            match self.orders.recv_timeout(Duration::from_millis(100)) {
-                Ok(order) => self.speak(order),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+            let order = crossbeam_channel::select! {
+                recv(self.orders) -> order => Some(order),
+                recv(self.failures) -> _ => None,
+                default(Duration::from_millis(100)) => None,
+            };
+            match order {
+                Some(Ok(order)) => self.speak(order),
+                Some(Err(_)) => return,
+                None => {}
             }
         }
     }
 
+    /// Opens the loudspeaker if it is not open. One that failed is first opened again without a word, with longer periods if
+    /// it failed soon: an under-run looks like a device that is gone.
     fn keep_open(&mut self) {
-        if self.output.as_ref().is_some_and(|o| o.failed.load(Ordering::Relaxed)) {
-            self.output = None;
+        let now = self.ways.clock.now();
+        if let Some(why) = self.output.as_ref().and_then(Loudspeaker::failure).map(str::to_owned) {
+            self.left = self.output.take().map(Loudspeaker::close).unwrap_or_default();
+            let soon = now.since(self.opened) < SETTLED;
+            self.retry = if soon && self.periods == LONGEST { now.after(RETRY) } else { now };
+            if soon && self.periods < LONGEST {
+                self.periods *= 2;
+                tracing::info!(device = %self.device, "sound was late ({why}); from now on {} times the shortest period",
+                    self.periods);
+            }
         }
-        let now = self.clock.now();
-        if self.output.is_some() || now < self.retry {
+        if self.output.is_some() {
             return;
         }
+        if now < self.retry {
+            return self.time_what_is_left();
+        }
         self.retry = now.after(RETRY);
-        match self.open() {
-            Ok(output) => {
-                self.output = Some(output);
+        match Loudspeaker::open(&self.device, self.periods, &self.ways) {
+            Ok(mut output) => {
+                for (word, sound) in self.left.drain(..) {
+                    output.say(word, sound);
+                }
+                (self.output, self.opened) = (Some(output), now);
                 if std::mem::take(&mut self.told) {
                     tracing::info!(device = %self.device, "the loudspeaker is back");
                 }
             }
             Err(why) => {
+                self.periods = 1;
+                self.time_what_is_left();
                 if !std::mem::replace(&mut self.told, true) {
                     tracing::warn!(device = %self.device, "no loudspeaker ({why}); words are timed in silence until it returns");
                 }
@@ -250,228 +241,46 @@ impl Mouth {
         }
     }
 
-    fn is_stale(&self, order: &Order) -> bool {
-        order.generation != self.generation.load(Ordering::Acquire)
+    fn is_stale(&self, generation: u32) -> bool {
+        generation != self.ways.generation.load(Ordering::Acquire)
     }
 
     fn speak(&mut self, order: Order) {
-        if self.is_stale(&order) {
+        let Order { utterance, index, generation, word } = order;
+        if self.is_stale(generation) {
             return;
         }
-        let sound = self.espeak.say(&order.word).unwrap_or_else(|why| {
-            tracing::warn!(word = %order.word, "a word is left out: {why}");
+        let sound = self.espeak.say(&word).unwrap_or_else(|why| {
+            tracing::warn!(%word, "a word is left out: {why}");
             Vec::new()
         });
         // The ring takes four seconds; the mind is never that far ahead, but a long word may have to wait.
-        while self.output.as_ref().is_some_and(|o| o.samples.slots() < sound.len() || o.words.is_full()) {
-            if self.is_stale(&order) {
+        while self.output.as_ref().is_some_and(|output| !output.has_room(sound.len())) {
+            if self.is_stale(generation) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));
             self.keep_open();
         }
-        let Order { utterance, index, generation, .. } = order;
+        let spoken = Spoken { utterance, index, generation, samples: sound.len() };
         match &mut self.output {
-            Some(output) if !sound.is_empty() => {
-                for sample in &sound {
-                    // There is room: checked above.
-                    let _ = output.samples.push(*sample);
-                }
-                let _ = output.words.push(Spoken { utterance, index, generation, samples: sound.len() });
-            }
-            _ => {
-                let lasts = Nanos(sound.len() as u64 * 1_000_000_000 / u64::from(AUDIO_RATE_HZ));
-                self.busy_until = self.busy_until.max(self.clock.now()).after(lasts);
-                let _ = self.done.try_send(Done { utterance, index, at: self.busy_until });
+            Some(output) if !sound.is_empty() => output.say(spoken, sound),
+            _ => self.time(&spoken),
+        }
+    }
+
+    /// Words of a stream that failed, when there is no other: timed in silence as those that follow.
+    fn time_what_is_left(&mut self) {
+        while let Some((word, _)) = self.left.pop_front() {
+            if !self.is_stale(word.generation) {
+                self.time(&word);
             }
         }
     }
 
-    fn open(&self) -> Result<Output, String> {
-        let device = sound_device::find(&self.device, Way::Out)?;
-        let offered = device.default_output_config().map_err(|why| format!("it plays nothing: {why}"))?;
-        let format = offered.sample_format();
-        if !sound_device::is_known(format) {
-            return Err(format!("its samples ({format}) are not supported"));
-        }
-        let (rate_hz, channels) = (offered.sample_rate(), offered.channels());
-        let build = |buffer_size| {
-            let (words, words_out) = RingBuffer::new(WORDS);
-            let (samples, samples_out) = RingBuffer::new(SAMPLES);
-            let failed = Arc::new(AtomicBool::new(false));
-            let mut callback = Callback {
-                channels: usize::from(channels),
-                source: WordSource {
-                    words: words_out,
-                    samples: samples_out,
-                    generation: Arc::clone(&self.generation),
-                    current: None,
-                    last: 0.0,
-                },
-                step: AUDIO_RATE_HZ as f32 / rate_hz as f32,
-                fraction: 1.0,
-                between: (0.0, 0.0),
-                taken: Vec::with_capacity(rate_hz as usize),
-                device_clock: SampleClock::new(),
-                played: Arc::clone(&self.played),
-                done: self.done.clone(),
-                clock: Arc::clone(&self.clock),
-            };
-            let failing = Arc::clone(&failed);
-            let config = StreamConfig { channels, sample_rate: rate_hz, buffer_size };
-            let stream = device.build_output_stream_raw(
-                &config,
-                format,
-                move |data, info| callback.fill(data, info),
-                move |error| {
-                    if !matches!(error, StreamError::BufferUnderrun) {
-                        failing.store(true, Ordering::Relaxed);
-                    }
-                },
-                Some(Duration::from_millis(200)),
-            );
-            stream.map(|stream| Output { stream: Some(stream), words, samples, failed })
-        };
-        let output = build(BufferSize::Fixed(sound_device::period_frames(rate_hz)))
-            .or_else(|_| build(BufferSize::Default))
-            .map_err(|why| format!("it cannot be opened: {why}"))?;
-        if let Some(stream) = &output.stream {
-            stream.play().map_err(|why| format!("it cannot be started: {why}"))?;
-        }
-        Ok(output)
-    }
-}
-
-/// 16 kHz samples of the words in turn; stale words are skipped.
-struct WordSource {
-    words: Consumer<Spoken>,
-    samples: Consumer<i16>,
-    generation: Arc<AtomicU32>,
-    current: Option<Spoken>,
-    last: f32,
-}
-
-impl WordSource {
-    /// The next sample, and the word if it is the last one of it.
-    fn next(&mut self, generation: u32) -> (f32, Option<Spoken>) {
-        loop {
-            if self.current.is_none() {
-                self.current = self.words.pop().ok();
-            }
-            let Some(word) = &mut self.current else {
-                // Fades what was cut, and is silent after that.
-                self.last = if self.last.abs() < 1e-3 { 0.0 } else { self.last * FADE };
-                return (self.last, None);
-            };
-            if word.generation != generation {
-                if let Ok(rest) = self.samples.read_chunk(word.samples) {
-                    rest.commit_all();
-                }
-                self.current = None;
-                continue;
-            }
-            self.last = f32::from(self.samples.pop().unwrap_or_default()) / 32_768.0;
-            word.samples = word.samples.saturating_sub(1);
-            let ended = if word.samples == 0 { self.current.take() } else { None };
-            return (self.last, ended);
-        }
-    }
-}
-
-/// The audio callback's side: no allocation, no lock.
-struct Callback {
-    channels: usize,
-    source: WordSource,
-    /// 16 kHz samples per output frame.
-    step: f32,
-    fraction: f32,
-    between: (f32, f32),
-    /// 16 kHz samples taken in this period.
-    taken: Vec<i16>,
-    device_clock: SampleClock,
-    played: Arc<PlayedSound>,
-    done: Sender<Done>,
-    clock: Arc<dyn Clock>,
-}
-
-impl Callback {
-    fn fill(&mut self, data: &mut cpal::Data, info: &OutputCallbackInfo) {
-        let now = self.clock.now();
-        let stamps = info.timestamp();
-        let ahead = stamps.playback.duration_since(&stamps.callback).filter(|a| *a < Duration::from_secs(2));
-        let first = now.after(Nanos(ahead.unwrap_or_default().as_nanos() as u64));
-        let generation = self.source.generation.load(Ordering::Acquire);
-        self.taken.clear();
-        let (source, between, fraction, step) = (&mut self.source, &mut self.between, &mut self.fraction, self.step);
-        let (taken, done) = (&mut self.taken, &self.done);
-        sound_device::write(data, self.channels, || {
-            while *fraction >= 1.0 {
-                *fraction -= 1.0;
-                let (sample, ended) = source.next(generation);
-                *between = (between.1, sample);
-                if taken.len() < taken.capacity() {
-                    taken.push((sample * 32_767.0) as i16);
-                }
-                if let Some(word) = ended {
-                    let offset = Nanos(taken.len() as u64 * 1_000_000_000 / u64::from(AUDIO_RATE_HZ));
-                    let at = first.after(offset);
-                    let _ = done.try_send(Done { utterance: word.utterance, index: word.index, at });
-                }
-            }
-            let value = between.0 + (between.1 - between.0) * *fraction;
-            *fraction += step;
-            value
-        });
-        self.announce(first);
-    }
-
-    /// Writes what will be heard into the reference, without a seam.
-    fn announce(&mut self, first: Nanos) {
-        let number = self.device_clock.place(PlayedSound::sample_at(first), self.taken.len());
-        self.played.write(number, &self.taken);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn source() -> (WordSource, Producer<Spoken>, Producer<i16>, Arc<AtomicU32>) {
-        let (words, words_out) = RingBuffer::new(8);
-        let (samples, samples_out) = RingBuffer::new(1_000);
-        let generation = Arc::new(AtomicU32::new(0));
-        let shared = Arc::clone(&generation);
-        let source =
-            WordSource { words: words_out, samples: samples_out, generation: shared, current: None, last: 0.0 };
-        (source, words, samples, generation)
-    }
-
-    fn push(words: &mut Producer<Spoken>, samples: &mut Producer<i16>, index: u16, generation: u32, value: i16) {
-        (0..100).for_each(|_| samples.push(value).unwrap());
-        words.push(Spoken { utterance: UtteranceId(1), index, generation, samples: 100 }).unwrap();
-    }
-
-    #[test]
-    fn words_follow_each_other_and_each_end_is_told() {
-        let (mut source, mut words, mut samples, _) = source();
-        push(&mut words, &mut samples, 0, 0, 8_192);
-        push(&mut words, &mut samples, 1, 0, -8_192);
-        let sound: Vec<_> = (0..300).map(|_| source.next(0)).collect();
-        assert!(sound[..100].iter().all(|s| s.0 == 0.25) && sound[100..200].iter().all(|s| s.0 == -0.25));
-        let ends: Vec<_> = sound.iter().enumerate().filter_map(|(n, s)| s.1.map(|w| (n, w.index))).collect();
-        assert_eq!(ends, [(99, 0), (199, 1)]);
-        assert_eq!(sound[299].0, 0.0);
-    }
-
-    #[test]
-    fn silence_cuts_within_the_word_without_a_click_and_forgets_the_rest() {
-        let (mut source, mut words, mut samples, _) = source();
-        push(&mut words, &mut samples, 0, 0, 8_192);
-        push(&mut words, &mut samples, 1, 0, 8_192);
-        (0..40).for_each(|_| assert_eq!(source.next(0).0, 0.25));
-        let rest: Vec<_> = (0..200).map(|_| source.next(1)).collect();
-        assert!(rest.windows(2).all(|w| w[1].0 <= w[0].0) && rest[60].0 == 0.0 && rest.iter().all(|s| s.1.is_none()));
-        push(&mut words, &mut samples, 0, 1, 4_096);
-        assert_eq!(source.next(1).0, 0.125, "what is said after the silence is heard");
+    fn time(&mut self, word: &Spoken) {
+        let lasts = Nanos(word.samples as u64 * 1_000_000_000 / u64::from(AUDIO_RATE_HZ));
+        self.busy_until = self.busy_until.max(self.ways.clock.now()).after(lasts);
+        let _ = self.ways.done.try_send(Done { utterance: word.utterance, index: word.index, at: self.busy_until });
     }
 }

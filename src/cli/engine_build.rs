@@ -3,6 +3,7 @@
 
 use super::{BadInput, Verdict};
 use crate::engine::tensorrt::build::{Outcome, build as build_engine, emit_only, trtexec_lines};
+use crate::engine::tensorrt::edge_llm;
 use crate::engine::tensorrt::manifest::{self, Manifest, Recipe, Target};
 use crate::engine::tensorrt::shelf::{self, Shelved};
 use crate::engine::tensorrt::{TrtError, Watch, locate};
@@ -259,8 +260,8 @@ pub fn inspect(args: &FolderArgs) -> anyhow::Result<Verdict> {
             writeln!(out, "{text}")?;
         }
         Some(Shelved::EdgeLlm(folder, plans)) => {
-            writeln!(out, "{}: an engine of TensorRT Edge-LLM: {}", folder.display(), plans.join(", "))?;
-            writeln!(out, "its plans need its own plugin library; sage recognises them but does not run them yet")?;
+            let engine = edge_llm::EdgeLlm::read(&folder, &plans, edge_llm::plugin_variable()).map_err(refused)?;
+            write!(out, "{engine}")?;
         }
         None => {
             let text = format!("{}: no engine lies there ({} is missing)", args.folder.display(), manifest::FILE);

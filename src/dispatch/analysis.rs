@@ -5,6 +5,9 @@
 //! The bounds are those of Spuri ("Analysis of deadline scheduled real-time systems", 1996) for the EDF level, with the
 //! classes above as interference (Gonzalez Harbour and Palencia, RTSS 2003) and the longest step of anything less urgent
 //! as blocking. The last step's non-preemptibility is not used to tighten them, so they are safe, not exact.
+//!
+//! A demand whose jobs replace one another (a new question cancels the answer to the old one) is bounded apart, if it is
+//! alone in its class: from the event on, the job before it costs at most the step it is in. See [`Demand::replaces`].
 
 use crate::types::{Capability, Class, Nanos};
 use serde::{Deserialize, Serialize};
@@ -32,12 +35,35 @@ pub struct Demand {
     pub steps_to_result: u32,
     /// Longest step: p99.9 with margin and cross-lane slowdown.
     pub step: Nanos,
+    /// An event's job takes the place of the one before it: whoever submits it cancels that one in the same tick, before it,
+    /// and so there is never more than one that can still begin a step.
+    ///
+    /// Why that makes a bound for a demand that is alone in its class: let its event come at `a` and `t <= a` be the last
+    /// instant at which no job of a class above that came before `t` is unfinished. From `t` on the lane runs first what is
+    /// left of one step that had begun before `t` (of a class below, or of the job that is replaced: cancelled inside it or
+    /// not, it ends with that step), then only work that came at or after `t` of the classes above, and from `a` on the new
+    /// job; a job of the class itself begins no step between `t` and `a`, since there is work above it all that time. So
+    /// all is done by the time one such step, the job's own steps and everything of the classes above in that window
+    /// are done, which is longest if they all come at `t = a`. How much the replaced jobs would have cost in all does
+    /// not matter. To classes below it such a demand is charged in full, as before: it can keep the lane busy.
+    #[serde(default)]
+    pub replaces: bool,
 }
 
 impl Demand {
     /// Lane time of one whole job.
     pub fn cost(&self) -> Nanos {
         Nanos(self.step.0.saturating_mul(u64::from(self.steps)))
+    }
+
+    /// Lane time until what the deadline asks for.
+    fn cost_to_result(&self) -> Nanos {
+        Nanos(self.step.0.saturating_mul(u64::from(self.steps_to_result.min(self.steps))))
+    }
+
+    /// Lane time of one job that nothing else shortens: one that is replaced runs at most until it is.
+    fn longest_run(&self) -> Nanos {
+        if self.replaces { self.cost().min(self.every + self.step) } else { self.cost() }
     }
 }
 
@@ -79,6 +105,7 @@ impl fmt::Display for Analysis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let load = self.utilisation_permille as f64 / 10.0;
         if self.holds() {
+            let load = load.min(100.0);
             writeln!(f, "holds under these inputs: every deadline is met, the lane is busy {load:.1} % at most")?;
         } else {
             let missing = self.findings.iter().filter(|finding| !finding.holds()).count();
@@ -104,12 +131,17 @@ impl fmt::Display for Analysis {
 
 /// Analyses the demands of one lane.
 pub fn analyse(demands: &[Demand]) -> Analysis {
-    let share = |demand: &Demand| demand.cost().0 as u128 * 1_000_000 / u128::from(demand.every.0.max(1));
+    let share = |demand: &Demand| demand.longest_run().0 as u128 * 1_000_000 / u128::from(demand.every.0.max(1));
     let utilisation = demands.iter().map(share).sum::<u128>();
     let findings = (0..demands.len())
         .map(|own| {
             let level = Level::of(demands, own);
-            Finding { demand: demands[own], response: level.response(), blocking: level.blocking(Nanos::NEVER) }
+            let (response, blocking) = if level.is_alone_and_replaces() {
+                (level.response_of_newest(), level.blocking_of_newest())
+            } else {
+                (level.response(), level.blocking(Nanos::NEVER))
+            };
+            Finding { demand: demands[own], response, blocking }
         })
         .collect();
     Analysis { findings, utilisation_permille: (utilisation / 1_000) as u64 }
@@ -141,6 +173,24 @@ impl<'a> Level<'a> {
         let later = |demand: &&&Demand| deadline == Nanos::NEVER || demand.deadline > deadline;
         let beside = self.beside.iter().filter(later).map(|demand| demand.step).max();
         self.below.iter().map(|demand| demand.step).max().max(beside).unwrap_or(Nanos::ZERO)
+    }
+
+    fn is_alone_and_replaces(&self) -> bool {
+        self.own.replaces && self.beside.is_empty()
+    }
+
+    /// The longest step that may just have begun: of a class below, or of the job that is replaced.
+    fn blocking_of_newest(&self) -> Nanos {
+        self.blocking(Nanos::NEVER).max(self.own.step)
+    }
+
+    /// Response of a job that replaces the one before it; see [`Demand::replaces`].
+    fn response_of_newest(&self) -> Option<Nanos> {
+        let fixed = self.blocking_of_newest().after(self.own.cost_to_result());
+        let end = fixed_point(fixed, |window| {
+            self.above.iter().map(|d| times(d.cost(), released(d, window))).fold(fixed, |a, b| a.after(b))
+        })?;
+        Some(end.after(self.own.jitter))
     }
 
     /// The worst response over all places that a job can have in a busy period.
@@ -186,7 +236,7 @@ impl<'a> Level<'a> {
         let own = self.own;
         let deadline = at.after(own.deadline).since(own.jitter); // from its latest release, as seen by the lane
         let earlier = at.0 / own.every.0.max(1);
-        let rest = Nanos(own.step.0.saturating_mul(u64::from(own.steps_to_result.min(own.steps))));
+        let rest = own.cost_to_result();
         let fixed = self.blocking(deadline).after(times(own.cost(), earlier)).after(rest);
         let end = fixed_point(fixed, |window| {
             let above = self.above.iter().map(|d| times(d.cost(), released(d, window)));

@@ -55,6 +55,9 @@ pub fn demands(config: &CoreConfig, profile: &Profile, assumed: &Assumptions, la
                 steps: cost.steps_max.max(1),
                 steps_to_result: first.unwrap_or(cost.steps_max).clamp(1, cost.steps_max.max(1)),
                 step: Nanos((f64::from(cost.p999_us.max(0.0)) * factor * 1_000.0) as u64),
+                // There is one dialogue, whoever speaks: each question first breaks off the answer to the last
+                // (`Dialogue::utterance`), and is shed if there is no room for both commands.
+                replaces: capability == Capability::Reason,
             });
         }
     };

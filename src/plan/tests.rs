@@ -78,14 +78,32 @@ fn a_slow_mind_is_refused_with_the_deadline_it_breaks() {
     assert!(bad.refusals().iter().any(|reason| reason.contains("Hear on lane 0")), "{bad}");
 }
 
-#[test]
-fn late_background_work_is_a_note_and_no_refusal() {
-    // A quarter of a token of a 14B model in 4 bits, answers of 400 tokens, a question every 25 s.
-    let mut config = robot();
-    config.plan.assume.question_every_s = 25.0;
+/// Costs of a 14B model in 4 bits on Thor as engines/qwen2.5-14b computes them: a quarter of a token is a step, answers have up
+/// to 400 tokens.
+fn fourteen_b_in_4_bits() -> Profile {
     let mut costs = profile(9_000.0);
     costs.steps[2].steps_max = 1_600;
-    let plan = Plan::of(&config, Device::named("thor").expect("known"), &costs).expect("files are there");
+    costs
+}
+
+#[test]
+fn a_long_answer_that_the_next_question_replaces_is_admitted() {
+    // 1,600 steps of 9 ms with a margin are 17 s, a question comes every 5.
+    let mut config = robot();
+    config.plan.assume.first_word_steps = 16;
+    assert_eq!(config.plan.assume.question_every_s, 5.0);
+    let plan =
+        Plan::of(&config, Device::named("thor").expect("known"), &fourteen_b_in_4_bits()).expect("files are there");
+    assert!(plan.admits(), "{plan}");
+    let answer = plan.lanes[0].findings.iter().find(|finding| finding.demand.capability == Capability::Reason);
+    let worst = answer.and_then(|finding| finding.response).expect("bounded").as_ms();
+    assert!((180..400).contains(&worst), "17 steps of 10.8 ms and the reflexes meanwhile, not {worst} ms: {plan}");
+}
+
+#[test]
+fn late_background_work_is_a_note_and_no_refusal() {
+    let plan =
+        Plan::of(&robot(), Device::named("thor").expect("known"), &fourteen_b_in_4_bits()).expect("files are there");
     assert!(!plan.lanes[0].holds() && plan.admits(), "{plan}");
     assert!(plan.to_string().contains("background work can be late"), "{plan}");
 }

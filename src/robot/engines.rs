@@ -6,9 +6,10 @@ use crate::block::dream::Dreamer;
 use crate::block::reason::Reasoner;
 use crate::config::EnginesConfig;
 use crate::dispatch::load::Load;
-use crate::engine::cpu::ear::{self, EarEngine};
-use crate::engine::cpu::eye::{Eye, kernel as eye};
+use crate::engine::cpu::ear::EarEngine;
+use crate::engine::cpu::eye::Eye;
 use crate::engine::cpu::kernels::Kernels;
+use crate::engine::cpu::simd::Simd;
 use crate::engine::{Engine, EngineError};
 use crate::time::Clock;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ pub struct Loaded {
     pub engines: Vec<Box<dyn Engine>>,
     /// Name and BLAKE3 of the weights, as hex.
     pub weights: Vec<(String, String)>,
-    /// Kernel set of the reasoner.
+    /// Kernel set of all of them.
     pub kernels: String,
 }
 
@@ -36,14 +37,12 @@ pub enum LoadKind {
 /// # Errors
 /// A network is missing or cannot be used.
 pub fn load(config: &EnginesConfig, load: LoadKind) -> Result<Loaded, EngineError> {
-    let scalar = config.kernels == "scalar";
-    let ear_kernels = if scalar { ear::Kernels::Scalar } else { ear::Kernels::best() };
-    let eye_kernels = if scalar { eye::Kernels::Scalar } else { eye::Kernels::best() };
-    let mind_kernels = if scalar { Kernels::scalar() } else { Kernels::best() };
+    let kernels = if config.kernels == "scalar" { Kernels::scalar() } else { Kernels::best() };
+    let simd = Simd::of(kernels);
     let engines: Vec<Box<dyn Engine>> = vec![
-        Box::new(EarEngine::load(&engine_dir(&config.ear, "ear").join("ear.safetensors"), ear_kernels)?),
-        Box::new(Eye::load(&engine_dir(&config.eye, "eye").join("eye.safetensors"), eye_kernels)?),
-        Box::new(Reasoner::load(&engine_dir(&config.mind, "mind"), mind_kernels, usize::from(config.threads))?),
+        Box::new(EarEngine::load(&engine_dir(&config.ear, "ear").join("ear.safetensors"), simd)?),
+        Box::new(Eye::load(&engine_dir(&config.eye, "eye").join("eye.safetensors"), simd)?),
+        Box::new(Reasoner::load(&engine_dir(&config.mind, "mind"), kernels, usize::from(config.threads))?),
         Box::new(Dreamer),
         Box::new(match load {
             LoadKind::Busy(clock) => Load::busy(clock),
@@ -58,5 +57,5 @@ pub fn load(config: &EnginesConfig, load: LoadKind) -> Result<Loaded, EngineErro
             (format!("{:?}", engine.capability()).to_lowercase(), hex)
         })
         .collect();
-    Ok(Loaded { engines, weights, kernels: mind_kernels.name.to_owned() })
+    Ok(Loaded { engines, weights, kernels: kernels.name.to_owned() })
 }

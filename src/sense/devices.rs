@@ -1,7 +1,10 @@
 //! What can be captured and played on this machine. Nothing flows in; one entry per device flows out.
 
-use super::{camera, sound_device};
+use super::sound_device::Way;
+use super::{camera, in_use, sound_device};
 use cpal::traits::{DeviceTrait, HostTrait};
+use cpal::{DefaultStreamConfigError, SupportedStreamConfig};
+use std::path::Path;
 use v4l::capability::Flags;
 use v4l::video::Capture;
 
@@ -80,22 +83,35 @@ fn sound() -> Vec<Listed> {
             continue;
         }
         let name = device.description().map(|d| d.name().to_owned()).unwrap_or_default();
-        let offers = |config: cpal::SupportedStreamConfig| {
-            let usable = if sound_device::is_known(config.sample_format()) { "" } else { " (not supported)" };
-            format!("{} Hz, {} channels, {}{usable}", config.sample_rate(), config.channels(), config.sample_format())
+        let mut list = |kind, way, config| {
+            if let Some(offers) = offers(&id.1, way, config) {
+                let (device, name) = (id.1.clone(), name.clone());
+                let list = if way == Way::In { &mut microphones } else { &mut loudspeakers };
+                list.push(Listed { kind, device, name, offers });
+            }
         };
-        if device.supports_input()
-            && let Ok(config) = device.default_input_config()
-        {
-            let (device, name) = (id.1.clone(), name.clone());
-            microphones.push(Listed { kind: "microphone", device, name, offers: offers(config) });
+        if device.supports_input() {
+            list("microphone", Way::In, device.default_input_config());
         }
-        if device.supports_output()
-            && let Ok(config) = device.default_output_config()
-        {
-            loudspeakers.push(Listed { kind: "loudspeaker", device: id.1, name, offers: offers(config) });
+        if device.supports_output() {
+            list("loudspeaker", Way::Out, device.default_output_config());
         }
     }
     microphones.extend(loudspeakers);
     microphones
+}
+
+/// What the device offers, or who keeps it from being asked; `None` for names that lead to no device.
+fn offers(pcm: &str, way: Way, config: Result<SupportedStreamConfig, DefaultStreamConfigError>) -> Option<String> {
+    match config {
+        Ok(config) => {
+            let usable = if sound_device::is_known(config.sample_format()) { "" } else { " (not supported)" };
+            let (rate_hz, channels, format) = (config.sample_rate(), config.channels(), config.sample_format());
+            Some(format!("{rate_hz} Hz, {channels} channels, {format}{usable}"))
+        }
+        Err(DefaultStreamConfigError::DeviceNotAvailable) => {
+            in_use::holder(Path::new("/proc"), pcm, way).map(|holder| format!("in use by {holder}"))
+        }
+        Err(_) => None,
+    }
 }

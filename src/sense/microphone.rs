@@ -19,7 +19,7 @@ use cpal::{BufferSize, StreamConfig, StreamError};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -35,8 +35,6 @@ const NAP: Duration = Duration::from_millis(4);
 const SETTLED: Nanos = Nanos::from_s(10);
 /// Longest periods, in multiples of the shortest.
 const LONGEST: u32 = 4;
-/// Closing a stream may take this long before the device counts as gone.
-const CLOSING: Duration = Duration::from_millis(500);
 /// Chunks that may wait between callback and thread.
 const CHUNKS: usize = 64;
 
@@ -125,17 +123,8 @@ struct Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        // Closing a device whose server died may hang: let it hang elsewhere. Otherwise it is closed before it may be
-        // opened again.
         if let Some(stream) = self.stream.take() {
-            let (tell, told) = mpsc::channel();
-            let close = move || {
-                drop(stream);
-                let _ = tell.send(());
-            };
-            if std::thread::Builder::new().name("close-sound".to_owned()).spawn(close).is_ok() {
-                let _ = told.recv_timeout(CLOSING);
-            }
+            sound_device::close(stream);
         }
     }
 }

@@ -11,6 +11,8 @@ pub mod devices;
 pub mod echo;
 pub mod features;
 pub mod feed;
+#[cfg(feature = "live")]
+pub mod in_use;
 pub mod looming;
 #[cfg(feature = "live")]
 pub mod microphone;

@@ -4,11 +4,15 @@
 use cpal::traits::{DeviceTrait, HostTrait};
 use cpal::{Data, SampleFormat};
 use std::ffi::{c_char, c_int};
-use std::sync::Once;
+use std::sync::{Once, mpsc};
+use std::time::Duration;
 
 /// A period asked for, in ms: short enough for a quick "stop", long enough for a busy machine. Rounded up to a power of
 /// two of frames, for other periods gave overruns (cpal issue 1250).
 const PERIOD_MS: u32 = 16;
+
+/// Closing a stream may take this long before the device counts as gone.
+const CLOSING: Duration = Duration::from_millis(500);
 
 /// Which way the sound goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +60,19 @@ pub fn find(name: &str, way: Way) -> Result<cpal::Device, String> {
         devices.into_iter().find(|device| device.id().is_ok_and(|id| id.1 == name))
     };
     found.ok_or_else(|| format!("there is no sound device {name:?}; `sage devices` lists what there is"))
+}
+
+/// Closes a stream, so that its device can be opened again. Closing a device whose server died may hang: then it hangs in a
+/// thread of its own, and the caller goes on.
+pub fn close(stream: cpal::Stream) {
+    let (tell, told) = mpsc::channel();
+    let close = move || {
+        drop(stream);
+        let _ = tell.send(());
+    };
+    if std::thread::Builder::new().name("close-sound".to_owned()).spawn(close).is_ok() {
+        let _ = told.recv_timeout(CLOSING);
+    }
 }
 
 /// Whether samples of this format can be read and written here.

@@ -5,3 +5,4 @@ pub mod eye;
 pub mod kernels;
 pub mod pool;
 pub mod qwen2;
+pub mod simd;

@@ -1,18 +1,28 @@
 //! A fixed set of worker threads that run one closure together.
 //! Flows in: a closure of the worker's number. Flows out: its side effects, all finished when [`Pool::run`] returns.
 //!
-//! The caller is worker 0. Workers spin for some tens of microseconds between jobs (a decode step is hundreds of jobs),
-//! then park. Nothing is allocated or locked per job.
+//! The caller is worker 0. Workers spin for some hundreds of microseconds between jobs (a decode step is hundreds of
+//! jobs), then park. The caller spins for the workers, then offers its processor to them, then sleeps: a caller of a
+//! real-time class would otherwise keep a worker of an ordinary class from the processor they share, for ever. Nothing is
+//! allocated per job, and nothing locked unless the caller sleeps.
 
 use std::cell::UnsafeCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Looks at the job counter before a worker parks.
-const SPINS: usize = 20_000;
-/// Looks at the workers before the caller offers its processor to them: on a busy machine they may wait for it.
-const SPINS_BEFORE_YIELD: usize = 2_000;
+/// How long a worker looks at the job counter before it parks, and the caller at the workers before it sleeps.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// Looks at the job counter before a worker parks.
+    worker_spins: usize,
+    /// Looks at the workers before the caller offers its processor to them: on a busy machine they may wait for it.
+    caller_spins: usize,
+    /// Such offers before the caller sleeps until the last worker wakes it.
+    caller_yields: usize,
+}
+
+const PATIENCE: Patience = Patience { worker_spins: 20_000, caller_spins: 2_000, caller_yields: 200 };
 
 /// A borrowed closure with its type erased.
 #[derive(Clone, Copy)]
@@ -22,10 +32,15 @@ struct Job {
 }
 
 struct Shared {
+    workers: usize,
     job: UnsafeCell<Option<Job>>,
     generation: AtomicUsize,
     finished: AtomicUsize,
     closing: AtomicBool,
+    /// The caller sleeps, or is about to: the last worker must wake it.
+    asleep: AtomicBool,
+    bed: Mutex<()>,
+    alarm: Condvar,
 }
 
 // SAFETY: `job` is written only by `run` while no worker is inside a job, and published by the Release on `generation`.
@@ -37,6 +52,7 @@ unsafe impl Send for Shared {}
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    patience: Patience,
 }
 
 impl Pool {
@@ -45,19 +61,28 @@ impl Pool {
     /// # Errors
     /// The operating system refuses another thread.
     pub fn new(threads: usize) -> std::io::Result<Pool> {
+        Pool::with_patience(threads, PATIENCE)
+    }
+
+    fn with_patience(threads: usize, patience: Patience) -> std::io::Result<Pool> {
         let shared = Arc::new(Shared {
+            workers: threads.max(1) - 1,
             job: UnsafeCell::new(None),
             generation: AtomicUsize::new(0),
             finished: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            bed: Mutex::new(()),
+            alarm: Condvar::new(),
         });
         let mut workers = Vec::new();
         for number in 1..threads.max(1) {
             let shared = Arc::clone(&shared);
             let name = format!("cpu-lane-{number}");
-            workers.push(std::thread::Builder::new().name(name).spawn(move || work(&shared, number))?);
+            let spins = patience.worker_spins;
+            workers.push(std::thread::Builder::new().name(name).spawn(move || work(&shared, number, spins))?);
         }
-        Ok(Pool { shared, workers })
+        Ok(Pool { shared, workers, patience })
     }
 
     /// Number of workers, the caller included.
@@ -82,25 +107,52 @@ impl Pool {
         for worker in &self.workers {
             worker.thread().unpark();
         }
+        // Waits also when the closure panics: the workers still borrow it.
+        let _wait = Wait(self);
         closure(0);
-        let mut spins = 0;
-        while self.shared.finished.load(Acquire) != self.workers.len() {
-            if spins < SPINS_BEFORE_YIELD {
-                spins += 1;
-                std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
+    }
+
+    /// Waits until every worker has finished the job.
+    fn wait(&self) {
+        let done = || self.shared.finished.load(SeqCst) == self.workers.len();
+        for _ in 0..self.patience.caller_spins {
+            if done() {
+                return;
             }
+            std::hint::spin_loop();
         }
+        for _ in 0..self.patience.caller_yields {
+            if done() {
+                return;
+            }
+            std::thread::yield_now();
+        }
+        // Here and in `work` the order is: say so, then look. One of the two sees what the other said (both are SeqCst), so
+        // either the caller does not sleep or the last worker rings; it needs the lock to ring, so not before the wait.
+        let mut night = self.shared.bed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.asleep.store(true, SeqCst);
+        while !done() {
+            night = self.shared.alarm.wait(night).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.shared.asleep.store(false, SeqCst);
     }
 }
 
-fn work(shared: &Shared, number: usize) {
+/// Waits for the workers when dropped.
+struct Wait<'a>(&'a Pool);
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.0.wait();
+    }
+}
+
+fn work(shared: &Shared, number: usize, patience: usize) {
     let mut seen = 0;
     loop {
         let mut spins = 0;
         while shared.generation.load(Acquire) == seen {
-            if spins < SPINS {
+            if spins < patience {
                 spins += 1;
                 std::hint::spin_loop();
             } else {
@@ -117,7 +169,11 @@ fn work(shared: &Shared, number: usize) {
             // SAFETY: as above; the closure lives until `run` returns.
             unsafe { (job.call)(job.closure, number) };
         }
-        shared.finished.fetch_add(1, Release);
+        let last = shared.finished.fetch_add(1, SeqCst) + 1 == shared.workers;
+        if last && shared.asleep.load(SeqCst) {
+            drop(shared.bed.lock().unwrap_or_else(PoisonError::into_inner));
+            shared.alarm.notify_one();
+        }
     }
 }
 
@@ -137,17 +193,39 @@ impl Drop for Pool {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_worker_runs_every_job_once() {
-        for threads in [1, 2, 3] {
-            let mut pool = Pool::new(threads).unwrap();
+    fn every_worker_runs_every_job_once(patience: Patience) {
+        for threads in [1, 2, 3, 5] {
+            let mut pool = Pool::with_patience(threads, patience).unwrap();
             let calls: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
-            for _ in 0..100 {
+            for job in 1..=300 {
                 pool.run(&|worker| {
                     calls[worker].fetch_add(1, Relaxed);
                 });
+                assert!(calls.iter().all(|count| count.load(Relaxed) == job), "job {job} of {threads} threads");
             }
-            assert!(calls.iter().all(|count| count.load(Relaxed) == 100));
         }
+    }
+
+    #[test]
+    fn every_worker_runs_every_job_once_whether_they_spin_or_sleep() {
+        every_worker_runs_every_job_once(PATIENCE);
+        every_worker_runs_every_job_once(Patience { worker_spins: 0, caller_spins: 0, caller_yields: 0 });
+        every_worker_runs_every_job_once(Patience { worker_spins: 0, ..PATIENCE });
+    }
+
+    #[test]
+    fn the_caller_sleeps_while_a_worker_is_late_instead_of_holding_its_processor() {
+        let mut pool = Pool::new(2).unwrap();
+        let shared = Arc::clone(&pool.shared);
+        let slept = AtomicBool::new(false);
+        pool.run(&|worker| {
+            // The worker ends only after it saw the caller asleep: a caller that never sleeps would hang here.
+            while worker == 1 && !shared.asleep.load(SeqCst) {
+                std::thread::yield_now();
+            }
+            slept.fetch_or(worker == 1, Relaxed);
+        });
+        assert!(slept.load(Relaxed));
+        assert!(!shared.asleep.load(SeqCst));
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod abi;
 pub mod build;
+pub mod edge_llm;
 pub mod locate;
 pub mod manifest;
 pub mod shelf;

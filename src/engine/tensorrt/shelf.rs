@@ -1,7 +1,7 @@
 //! Engine folders on disk: finding them, removing what no manifest names. A folder flows in; what lies there flows out.
 
 use super::manifest::{self, Manifest};
-use super::{TrtError, at};
+use super::{TrtError, at, edge_llm};
 use std::path::{Path, PathBuf};
 
 /// What a folder holds.
@@ -36,7 +36,7 @@ pub fn look(folder: &Path) -> Option<Shelved> {
     }
     let mut plans: Vec<String> = files(folder).filter(|name| name.ends_with(".engine")).collect();
     plans.sort();
-    let edge = folder.join("config.json").is_file() && !plans.is_empty();
+    let edge = edge_llm::CONFIGS.iter().any(|name| folder.join(name).is_file()) && !plans.is_empty();
     edge.then(|| Shelved::EdgeLlm(folder.to_owned(), plans))
 }
 

@@ -2,7 +2,8 @@
 //! utterances with the instants at which they were spoken. Each microphone has its own ear, which goes on where its
 //! last job ended; a job that is dropped loses nothing, the next one hears the rest.
 
-use super::{Ear, EarError, EarEvent, EarWord, Kernels};
+use super::{Ear, EarError, EarEvent, EarWord};
+use crate::engine::cpu::simd::Simd;
 use crate::engine::{CancelToken, Engine, EngineError, Product, Progress, SensorReader, Session, StepSink};
 use crate::types::{
     AUDIO_BLOCK, AUDIO_RATE_HZ, AudioBlock, Capability, HeardWord, Job, JobInput, MAX_SOURCES, Nanos, Output, SourceId,
@@ -96,15 +97,15 @@ pub struct EarEngine {
 }
 
 impl EarEngine {
-    /// Loads the weights for the given kernels.
+    /// Loads the weights for the given instructions.
     ///
     /// # Errors
     /// If the file cannot be read or is no weight file of an ear.
-    pub fn load(path: &Path, kernels: Kernels) -> Result<EarEngine, EngineError> {
+    pub fn load(path: &Path, simd: Simd) -> Result<EarEngine, EngineError> {
         let fault = |e: EarError| EngineError::Load { what: path.display().to_string(), why: e.to_string() };
         let bytes =
             std::fs::read(path).map_err(|source| fault(EarError::Read { path: path.display().to_string(), source }))?;
-        let fresh = Ear::from_bytes(&bytes, kernels).map_err(fault)?;
+        let fresh = Ear::from_bytes(&bytes, simd).map_err(fault)?;
         let mut hash = [0; 16];
         hash.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
         Ok(EarEngine { fresh, hash, listeners: Default::default() })
@@ -121,7 +122,7 @@ impl Engine for EarEngine {
             "ear ({} words, {:.1} MB, cpu/{})",
             self.fresh.symbols().len() - 2,
             self.fresh.bytes() as f64 / 1e6,
-            self.fresh.kernels().name()
+            self.fresh.simd().name()
         )
     }
 

@@ -4,61 +4,11 @@
 
 #![allow(clippy::needless_range_loop)] // panels and halves are indexed alike in weights, sums and outputs
 
+use crate::engine::cpu::simd::Simd;
 use half::f16;
 
 /// Outputs that lie side by side in memory.
 const PANEL: usize = 16;
-
-/// Which instructions a product uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kernels {
-    /// Plain Rust; the same bits on every machine.
-    Scalar,
-    /// AVX2, FMA and F16C.
-    Avx2,
-    /// AVX-512F.
-    Avx512,
-}
-
-impl Kernels {
-    /// The fastest set this machine has.
-    pub fn best() -> Kernels {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") {
-                return Kernels::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-                return Kernels::Avx2;
-            }
-        }
-        Kernels::Scalar
-    }
-
-    /// Whether this machine can run the set.
-    pub fn available(self) -> bool {
-        match self {
-            Kernels::Scalar => true,
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2 => {
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
-            }
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx512 => is_x86_feature_detected!("avx512f"),
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => false,
-        }
-    }
-
-    /// Name for people and the record.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kernels::Scalar => "scalar",
-            Kernels::Avx2 => "avx2",
-            Kernels::Avx512 => "avx512",
-        }
-    }
-}
 
 /// Weights in panels of 16 outputs: panel, then input, then output. Missing outputs of the last panel are zero.
 #[derive(Debug, Clone)]
@@ -70,7 +20,7 @@ enum Weights {
 /// A matrix with its bias, laid out for its kernel set.
 #[derive(Debug, Clone)]
 pub struct Matrix {
-    kernels: Kernels,
+    simd: Simd,
     inputs: usize,
     weights: Weights,
     /// One value an output, padded to whole panels.
@@ -78,10 +28,10 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// `rows` is row-major `[bias.len()][inputs]`. Falls back to scalar kernels where `kernels` cannot run.
-    pub fn new(rows: &[f16], bias: &[f32], inputs: usize, kernels: Kernels) -> Matrix {
+    /// `rows` is row-major `[bias.len()][inputs]`. Falls back to scalar ones where `simd` cannot run.
+    pub fn new(rows: &[f16], bias: &[f32], inputs: usize, simd: Simd) -> Matrix {
         assert_eq!(rows.len(), bias.len() * inputs, "a matrix has one row an output");
-        let kernels = if kernels.available() { kernels } else { Kernels::Scalar };
+        let simd = if simd.available() { simd } else { Simd::Scalar };
         let panels = bias.len().div_ceil(PANEL);
         let mut packed = vec![f16::ZERO; panels * inputs * PANEL];
         for (output, row) in rows.chunks_exact(inputs).enumerate() {
@@ -91,11 +41,11 @@ impl Matrix {
         }
         let mut padded = bias.to_vec();
         padded.resize(panels * PANEL, 0.0);
-        let weights = match kernels {
-            Kernels::Scalar => Weights::Single(packed.iter().map(|w| w.to_f32()).collect()),
+        let weights = match simd {
+            Simd::Scalar => Weights::Single(packed.iter().map(|w| w.to_f32()).collect()),
             _ => Weights::Half(packed.iter().map(|w| w.to_bits()).collect()),
         };
-        Matrix { kernels, inputs, weights, bias: padded }
+        Matrix { simd, inputs, weights, bias: padded }
     }
 
     /// Length of the vector it takes.
@@ -120,12 +70,12 @@ impl Matrix {
     /// `y = W x + bias`. `x` has `inputs()` values, `y` has `padded()`.
     pub fn times(&self, x: &[f32], y: &mut [f32]) {
         assert!(x.len() == self.inputs && y.len() == self.bias.len(), "vector of another length than the matrix");
-        match (&self.weights, self.kernels) {
+        match (&self.weights, self.simd) {
             (Weights::Single(w), _) => scalar(w, x, &self.bias, y),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` kept this kernel set only because the machine has its features, and the lengths were checked
             // above: `w` has inputs * padded values by construction.
-            (Weights::Half(w), Kernels::Avx512) => unsafe { x86::avx512(w, x, &self.bias, y) },
+            (Weights::Half(w), Simd::Avx512) => unsafe { x86::avx512(w, x, &self.bias, y) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             (Weights::Half(w), _) => unsafe { x86::avx2(w, x, &self.bias, y) },
@@ -288,8 +238,8 @@ mod tests {
             let rows: Vec<f16> = (0..outputs * inputs).map(|_| f16::from_f32(next())).collect();
             let bias: Vec<f32> = (0..outputs).map(|_| next()).collect();
             let x: Vec<f32> = (0..inputs).map(|_| next()).collect();
-            for kernels in [Kernels::Scalar, Kernels::Avx2, Kernels::Avx512] {
-                let matrix = Matrix::new(&rows, &bias, inputs, kernels);
+            for simd in [Simd::Scalar, Simd::Avx2, Simd::Avx512] {
+                let matrix = Matrix::new(&rows, &bias, inputs, simd);
                 let mut y = vec![0.0; matrix.padded()];
                 matrix.times(&x, &mut y);
                 for (o, found) in y.iter().enumerate() {
@@ -297,7 +247,7 @@ mod tests {
                         f64::from(*b)
                             + (0..inputs).map(|i| rows[o * inputs + i].to_f64() * f64::from(x[i])).sum::<f64>()
                     });
-                    assert!((f64::from(*found) - wanted).abs() < 1e-4, "{kernels:?} {outputs}x{inputs} output {o}");
+                    assert!((f64::from(*found) - wanted).abs() < 1e-4, "{simd:?} {outputs}x{inputs} output {o}");
                 }
             }
         }

@@ -13,10 +13,10 @@ mod weights;
 pub use decode::{EarEvent, EarWord};
 pub use frontend::{BANDS, HOP, WINDOW};
 pub use hear::EarEngine;
-pub use kernel::Kernels;
 pub use net::NetState;
 pub use weights::EarError;
 
+use crate::engine::cpu::simd::Simd;
 use decode::Decoder;
 use frontend::FrontEnd;
 use net::Net;
@@ -28,7 +28,7 @@ use weights::Weights;
 #[derive(Debug, Clone)]
 pub struct Ear {
     weights: Arc<Weights>,
-    kernels: Kernels,
+    simd: Simd,
     front: FrontEnd,
     net: Net,
     decoder: Decoder,
@@ -46,25 +46,25 @@ pub struct EarState {
 }
 
 impl Ear {
-    /// Reads a weight file for the fastest kernels of this machine.
+    /// Reads a weight file for the fastest instructions of this machine.
     ///
     /// # Errors
     /// If the file cannot be read or is no weight file of an ear.
     pub fn load(path: &Path) -> Result<Ear, EarError> {
         let bytes =
             std::fs::read(path).map_err(|source| EarError::Read { path: path.display().to_string(), source })?;
-        Ear::from_bytes(&bytes, Kernels::best())
+        Ear::from_bytes(&bytes, Simd::best())
     }
 
     /// Makes an ear from the bytes of a weight file.
     ///
     /// # Errors
     /// If they are no weight file of an ear.
-    pub fn from_bytes(bytes: &[u8], kernels: Kernels) -> Result<Ear, EarError> {
-        let kernels = if kernels.available() { kernels } else { Kernels::Scalar };
-        let weights = Arc::new(Weights::parse(bytes, kernels)?);
+    pub fn from_bytes(bytes: &[u8], simd: Simd) -> Result<Ear, EarError> {
+        let simd = if simd.available() { simd } else { Simd::Scalar };
+        let weights = Arc::new(Weights::parse(bytes, simd)?);
         let (net, decoder) = (Net::new(weights.clone()), Decoder::new(&weights.symbols, weights.rule));
-        Ok(Ear { weights, kernels, front: FrontEnd::default(), net, decoder, heard: 0 })
+        Ok(Ear { weights, simd, front: FrontEnd::default(), net, decoder, heard: 0 })
     }
 
     /// A second ear with the same weights that has heard nothing.
@@ -135,9 +135,9 @@ impl Ear {
         &self.weights.symbols
     }
 
-    /// The kernels it uses.
-    pub fn kernels(&self) -> Kernels {
-        self.kernels
+    /// The instructions it uses.
+    pub fn simd(&self) -> Simd {
+        self.simd
     }
 
     /// Samples heard since the start or the last [`Ear::reset`].

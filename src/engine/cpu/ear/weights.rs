@@ -3,7 +3,8 @@
 
 use super::decode::Rule;
 use super::frontend::BANDS;
-use super::kernel::{Kernels, Matrix};
+use super::kernel::Matrix;
+use crate::engine::cpu::simd::Simd;
 use half::f16;
 use safetensors::{Dtype, SafeTensors};
 
@@ -74,7 +75,7 @@ pub struct Weights {
 
 struct File<'a> {
     tensors: SafeTensors<'a>,
-    kernels: Kernels,
+    simd: Simd,
 }
 
 impl File<'_> {
@@ -104,7 +105,7 @@ impl File<'_> {
     fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix, EarError> {
         let rows = self.halves(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias = self.singles(&format!("{name}.bias"), &[outputs])?;
-        Ok(Matrix::new(&rows, &bias, inputs, self.kernels))
+        Ok(Matrix::new(&rows, &bias, inputs, self.simd))
     }
 
     /// A convolution over `SPAN` frames as one matrix whose input is those frames one after another, oldest first.
@@ -119,7 +120,7 @@ impl File<'_> {
                 }
             }
         }
-        Ok(Matrix::new(&rows, &bias, inputs * SPAN, self.kernels))
+        Ok(Matrix::new(&rows, &bias, inputs * SPAN, self.simd))
     }
 
     fn dimension(&self, name: &str) -> Result<usize, EarError> {
@@ -132,11 +133,11 @@ impl File<'_> {
 }
 
 impl Weights {
-    /// Reads a weight file for the given kernels.
+    /// Reads a weight file for the given instructions.
     ///
     /// # Errors
     /// If the bytes are no safetensors file, or a tensor or the symbol list is missing or malformed.
-    pub fn parse(bytes: &[u8], kernels: Kernels) -> Result<Weights, EarError> {
+    pub fn parse(bytes: &[u8], simd: Simd) -> Result<Weights, EarError> {
         let format = |e: safetensors::SafeTensorError| EarError::Format(e.to_string());
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(format)?;
         let entry = |key: &str| metadata.metadata().as_ref().and_then(|m| m.get(key)).cloned();
@@ -169,7 +170,7 @@ impl Weights {
         if symbols.len() > usize::from(u16::MAX) {
             return Err(EarError::Symbols("too many symbols".into()));
         }
-        let file = File { tensors: SafeTensors::deserialize(bytes).map_err(format)?, kernels };
+        let file = File { tensors: SafeTensors::deserialize(bytes).map_err(format)?, simd };
         let (front, channels) = (file.dimension("c1.weight")?, file.dimension("c2.weight")?);
         let first = file.strided("c1", front, BANDS)?;
         let second = file.strided("c2", channels, front)?;

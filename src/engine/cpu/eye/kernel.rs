@@ -2,66 +2,10 @@
 //! A layer's packed weights and a padded picture flow in; a padded picture flows out. Each set sums in a fixed order, so a set gives the
 //! same bits everywhere; the sets differ from each other in the last bits (fused or separate multiply and add).
 
+use crate::engine::cpu::simd::Simd;
+
 /// Output channels of one vector.
 pub const LANES: usize = 16;
-
-/// Which instructions to use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kernels {
-    /// Plain Rust, on every machine the same bits.
-    Scalar,
-    /// AVX2 and FMA.
-    Avx2,
-    /// AVX-512F.
-    Avx512,
-}
-
-impl Kernels {
-    /// The fastest set this machine has.
-    #[must_use]
-    pub fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if std::arch::is_x86_feature_detected!("avx512f") {
-                return Self::Avx512;
-            }
-            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-                return Self::Avx2;
-            }
-        }
-        Self::Scalar
-    }
-
-    /// The set of a name, or `None`; `auto` is the best one.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "auto" => Some(Self::best()),
-            "scalar" => Some(Self::Scalar),
-            "avx2" => Some(Self::Avx2),
-            "avx512" => Some(Self::Avx512),
-            _ => None,
-        }
-    }
-
-    /// This set if the machine has it, else the best one it has.
-    #[must_use]
-    pub fn supported(self) -> Self {
-        let best = Self::best();
-        let rank = |k| [Self::Scalar, Self::Avx2, Self::Avx512].iter().position(|x| *x == k);
-        if rank(self) <= rank(best) { self } else { best }
-    }
-
-    /// Name for people and the record.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Scalar => "scalar",
-            Self::Avx2 => "avx2",
-            Self::Avx512 => "avx512",
-        }
-    }
-}
 
 /// A picture with a border of one zero pixel: rows of pixels of channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +53,7 @@ pub struct Conv {
     /// `[chunk][row][run][block.0 * LANES]`.
     weights: Vec<f32>,
     bias: Vec<f32>,
-    kernels: Kernels,
+    simd: Simd,
 }
 
 impl Conv {
@@ -117,7 +61,7 @@ impl Conv {
     /// `None` if the numbers do not fit the shapes.
     #[must_use]
     pub fn new(
-        kernels: Kernels,
+        simd: Simd,
         from: Shape,
         weights: &[f32],
         bias: &[f32],
@@ -125,6 +69,7 @@ impl Conv {
         stride: usize,
         relu: bool,
     ) -> Option<Self> {
+        let simd = simd.supported();
         let outputs = bias.len();
         let to = Shape {
             height: from.height.div_ceil(stride),
@@ -138,12 +83,12 @@ impl Conv {
             return None;
         }
         let vectors = to.channels / LANES;
-        let block = match (kernels, vectors) {
-            (Kernels::Avx512, 1) if to.width.is_multiple_of(20) => (1, 20),
-            (Kernels::Avx512, 2) if to.width.is_multiple_of(10) => (2, 10),
-            (Kernels::Avx512, 2 | 3) => (vectors, 5),
-            (Kernels::Avx512, n) if n % 4 == 0 => (4, 5),
-            (Kernels::Avx512, n) if n % 3 == 0 => (3, 5),
+        let block = match (simd, vectors) {
+            (Simd::Avx512, 1) if to.width.is_multiple_of(20) => (1, 20),
+            (Simd::Avx512, 2) if to.width.is_multiple_of(10) => (2, 10),
+            (Simd::Avx512, 2 | 3) => (vectors, 5),
+            (Simd::Avx512, n) if n % 4 == 0 => (4, 5),
+            (Simd::Avx512, n) if n % 3 == 0 => (3, 5),
             _ => (1, 5),
         };
         let wide = block.0 * LANES;
@@ -162,7 +107,7 @@ impl Conv {
         }
         let mut padded = bias.to_vec();
         padded.resize(to.channels, 0.0);
-        Some(Self { from, to, rows: size, run, stride, relu, block, weights: packed, bias: padded, kernels })
+        Some(Self { from, to, rows: size, run, stride, relu, block, weights: packed, bias: padded, simd })
     }
 
     /// Shape of what it makes.
@@ -186,16 +131,19 @@ impl Conv {
             debug_assert!(fits, "the buffers do not have the layer's shapes");
             return;
         }
-        match self.kernels {
+        match self.simd {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Kernels` values other than scalar come from `best` or `supported`, which asked the processor;
+            // SAFETY: `new` keeps only instructions that this processor has;
             // the lengths were checked above and `new` built the geometry from the same shapes.
-            Kernels::Avx512 => unsafe { x86::avx512(self, from, add, to) },
+            Simd::Avx512 => unsafe { x86::avx512(self, from, add, to) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Kernels::Avx2 => unsafe { x86::avx2(self, from, add, to) },
-            // SAFETY: the lengths were checked above; plain lanes need no instructions.
-            _ => unsafe { convolve::<[f32; LANES], 1, 5>(self, from, add, to) },
+            Simd::Avx2 => unsafe { x86::avx2(self, from, add, to) },
+            _ => {
+                debug_assert!(self.block == (1, 5), "`new` packs weights for one vector unless the set is AVX-512");
+                // SAFETY: the lengths were checked above; plain lanes need no instructions.
+                unsafe { convolve::<[f32; LANES], 1, 5>(self, from, add, to) }
+            }
         }
     }
 }
@@ -470,9 +418,9 @@ mod tests {
                 x[from.at(y, 0)..][..w * channels].copy_from_slice(&row);
             }
             let (weights, bias) = (numbers(outputs * channels * size * size, 5), numbers(outputs, 9));
-            for kernels in [Kernels::Scalar, Kernels::Avx2, Kernels::Avx512] {
+            for simd in [Simd::Scalar, Simd::Avx2, Simd::Avx512] {
                 let conv =
-                    Conv::new(kernels.supported(), from, &weights, &bias, size, stride, true).expect("the shapes fit");
+                    Conv::new(simd.supported(), from, &weights, &bias, size, stride, true).expect("the shapes fit");
                 let mut out = vec![0.0; conv.to().numbers()];
                 conv.run(&x, None, &mut out);
                 for (o, y, c) in
@@ -480,7 +428,7 @@ mod tests {
                 {
                     let (got, want) =
                         (out[conv.to().at(y, c) + o], plain(from, &x, &weights, &bias, size, stride, true, o, y, c));
-                    assert!((got - want).abs() < 2e-4, "{kernels:?} {channels}->{outputs}: {got} for {want}");
+                    assert!((got - want).abs() < 2e-4, "{simd:?} {channels}->{outputs}: {got} for {want}");
                 }
                 assert!(out[..conv.to().line()].iter().all(|v| *v == 0.0), "the border stays zero");
             }
@@ -490,6 +438,6 @@ mod tests {
     #[test]
     fn wrong_shapes_are_refused() {
         let from = Shape { height: 4, width: 10, channels: 16 };
-        assert!(Conv::new(Kernels::Scalar, from, &[0.0; 100], &[0.0; 16], 3, 1, true).is_none());
+        assert!(Conv::new(Simd::Scalar, from, &[0.0; 100], &[0.0; 16], 3, 1, true).is_none());
     }
 }

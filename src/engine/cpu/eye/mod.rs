@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use arrayvec::ArrayVec;
 
 use self::decode::FoundList;
-use self::kernel::Kernels;
 use self::net::{Activations, Network, STEPS, Tensors};
+use crate::engine::cpu::simd::Simd;
 use crate::engine::{CancelToken, Engine, EngineError, Progress, SensorReader, Session, StepSink};
 use crate::types::{Capability, Frame, Job, JobInput, Nanos, Output};
 
@@ -36,13 +36,13 @@ impl Eye {
     ///
     /// # Errors
     /// The file cannot be read or does not hold this network's tensors.
-    pub fn load(file: &Path, kernels: Kernels) -> Result<Self, EngineError> {
+    pub fn load(file: &Path, simd: Simd) -> Result<Self, EngineError> {
         let failed = |why: String| EngineError::Load { what: file.display().to_string(), why };
         let bytes = std::fs::read(file).map_err(|e| {
             failed(format!("cannot be read ({e}); give the folder that holds the engines with --assets"))
         })?;
         let tensors = tensors(&bytes).map_err(&failed)?;
-        let network = Network::new(&tensors, kernels.supported())
+        let network = Network::new(&tensors, simd.supported())
             .map_err(|e| failed(format!("{e}; the file and this program do not belong together")))?;
         let mut hash = [0; 16];
         hash.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
@@ -173,7 +173,7 @@ impl Engine for Eye {
     }
 
     fn describe(&self) -> String {
-        format!("eye ({:.2} M parameters, cpu/{})", self.parameters as f64 / 1e6, self.network.kernels().name())
+        format!("eye ({:.2} M parameters, cpu/{})", self.parameters as f64 / 1e6, self.network.simd().name())
     }
 
     fn weights_hash(&self) -> [u8; 16] {

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::input;
-use super::kernel::{Conv, Kernels, Shape};
+use super::kernel::{Conv, Shape};
+use crate::engine::cpu::simd::Simd;
 
 /// Rows of the output grid.
 pub const GRID_H: usize = 30;
@@ -34,7 +35,7 @@ pub struct Network {
     /// Index after the last operation of each step.
     ends: [usize; STEPS],
     shapes: Vec<Shape>,
-    kernels: Kernels,
+    simd: Simd,
 }
 
 /// The buffers of one frame being worked on.
@@ -65,7 +66,7 @@ pub enum NetworkError {
 /// Builds the list of operations.
 struct Plan<'a> {
     tensors: &'a Tensors,
-    kernels: Kernels,
+    simd: Simd,
     layers: Vec<Conv>,
     operations: Vec<Operation>,
     shapes: Vec<Shape>,
@@ -90,8 +91,7 @@ impl Plan<'_> {
         if bias.len() != outputs || dims.len() != 4 {
             return Err(wrong());
         }
-        let conv =
-            Conv::new(self.kernels, self.shapes[from], weights, bias, dims[2], stride, relu).ok_or_else(wrong)?;
+        let conv = Conv::new(self.simd, self.shapes[from], weights, bias, dims[2], stride, relu).ok_or_else(wrong)?;
         self.shapes.push(conv.to());
         let (layer, to) = (self.layers.len(), self.shapes.len() - 1);
         self.layers.push(conv);
@@ -112,9 +112,9 @@ impl Network {
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
-    pub fn new(tensors: &Tensors, kernels: Kernels) -> Result<Self, NetworkError> {
+    pub fn new(tensors: &Tensors, simd: Simd) -> Result<Self, NetworkError> {
         let picture = Shape { height: input::HEIGHT, width: input::WIDTH, channels: 3 };
-        let mut p = Plan { tensors, kernels, layers: Vec::new(), operations: Vec::new(), shapes: vec![picture] };
+        let mut p = Plan { tensors, simd, layers: Vec::new(), operations: Vec::new(), shapes: vec![picture] };
         let mut ends = [0; STEPS];
         let stem = p.layer("stem", 0, 16, 2, true, None)?;
         let d4 = p.layer("d4", stem, 32, 2, true, None)?;
@@ -139,13 +139,13 @@ impl Network {
         let head = p.layer("head", y, 48, 1, true, None)?;
         p.layer("out", head, 9, 1, false, None)?;
         ends[4] = p.operations.len();
-        Ok(Self { layers: p.layers, operations: p.operations, ends, shapes: p.shapes, kernels })
+        Ok(Self { layers: p.layers, operations: p.operations, ends, shapes: p.shapes, simd })
     }
 
     /// The kernel set.
     #[must_use]
-    pub fn kernels(&self) -> Kernels {
-        self.kernels
+    pub fn simd(&self) -> Simd {
+        self.simd
     }
 
     /// Bytes of weights as packed.
