@@ -4,6 +4,8 @@
 mod ask;
 mod bench;
 mod bench_engines;
+#[cfg(feature = "tensorrt")]
+mod bench_gpu;
 mod bench_live;
 mod bench_llm;
 mod bench_loop;

@@ -3,6 +3,8 @@
 //! through a `StepSink`. Each engine also *is* an IRP process: a step refines, `energy` says how far it is.
 
 pub mod cpu;
+#[cfg(feature = "tensorrt")]
+pub mod cuda;
 pub mod generator;
 pub mod profile;
 pub mod tensorrt;
