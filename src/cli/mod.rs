@@ -15,6 +15,8 @@ mod demo;
 mod devices;
 mod engine;
 mod engine_build;
+#[cfg(feature = "tensorrt")]
+mod engine_device;
 mod language_model;
 mod plan;
 mod random_model;
