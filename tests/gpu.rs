@@ -2,62 +2,16 @@
 //! address), in a child process, and the sentence that a machine without a driver gets.
 #![cfg(feature = "tensorrt")]
 
+mod gpu_double;
+
+use gpu_double::Double;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use tempfile::TempDir;
-
-/// The test double, compiled; none where no C compiler is.
-struct Double {
-    folder: TempDir,
-}
-
-impl Double {
-    fn build() -> Option<Double> {
-        let folder = tempfile::tempdir().unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gpu/fake_libcuda.c");
-        let library = folder.path().join("libcuda.so.1");
-        let made = Command::new("cc")
-            .args(["-std=gnu11", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o"])
-            .args([&library, &source])
-            .output();
-        let Ok(made) = made else {
-            eprintln!("skipped: no C compiler");
-            return None;
-        };
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        std::os::unix::fs::symlink("libcuda.so.1", folder.path().join("libcuda.so")).unwrap();
-        Some(Double { folder })
-    }
-
-    fn ledger(&self) -> PathBuf {
-        self.folder.path().join("ledger")
-    }
-
-    fn sage(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_sage"))
-            .args(args)
-            .env("LD_LIBRARY_PATH", self.folder.path())
-            .env("FAKE_CUDA_LEDGER", self.ledger())
-            .output()
-            .unwrap()
-    }
-
-    /// What the double counted at the end: kind, made, destroyed.
-    fn counted(&self) -> Vec<(String, u64, u64)> {
-        let text = std::fs::read_to_string(self.ledger()).unwrap();
-        text.lines()
-            .map(|line| {
-                let words: Vec<&str> = line.split_whitespace().collect();
-                (words[0].to_owned(), words[1].parse().unwrap(), words[2].parse().unwrap())
-            })
-            .collect()
-    }
-}
+use std::path::Path;
+use std::process::Command;
 
 #[test]
 fn the_bench_uses_the_driver_as_it_must_be_used() {
-    let Some(double) = Double::build() else { return };
+    let Some(double) = Double::of_the_driver() else { return };
     let output = double.sage(&["bench", "gpu", "--json", "--rounds", "3", "--step-mb", "4"]);
     let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}{wrong}");
@@ -78,8 +32,8 @@ fn the_bench_uses_the_driver_as_it_must_be_used() {
 
 #[test]
 fn the_table_has_the_same_figures_and_a_file_can_be_written() {
-    let Some(double) = Double::build() else { return };
-    let file = double.folder.path().join("gpu.json");
+    let Some(double) = Double::of_the_driver() else { return };
+    let file = double.path().join("gpu.json");
     let written = file.display().to_string();
     let output = double.sage(&["bench", "gpu", "--rounds", "2", "--step-mb", "2", "--out", &written]);
     let said = String::from_utf8_lossy(&output.stdout);

@@ -2,7 +2,7 @@
  * sage's own calls, so that streams, copies, events, graphs and partitions run in tests without a device. What is queued is done
  * at once on the host; an event is seen as not yet passed a few times, as on a real device. Every handle and every address is
  * checked: a dead handle, a copy outside its buffer or a leak ends the program or is written to FAKE_CUDA_LEDGER at exit.
- * built by tests/gpu.rs:  cc -shared -fPIC -o libcuda.so.1 fake_libcuda.c */
+ * built by tests/gpu_double/mod.rs:  cc -shared -fPIC -o libcuda.so.1 fake_libcuda.c */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,13 +24,15 @@ enum kind { STREAM = 0x5712, EVENT = 0x5713, GRAPH = 0x5714, EXECUTABLE = 0x5715
 static const char *names[] = {"streams", "events", "graphs", "executables", "libraries", "partitions"};
 static long made[6], gone[6];
 
-enum what { COPY, ROWS, FILL, RECORD, KERNEL };
+enum what { COPY, ROWS, FILL, RECORD, KERNEL, CALL };
 struct op {
   enum what what;
   char *to, *from;
   size_t bytes, rows, to_pitch, from_pitch;
   unsigned char value;
   struct handle *event;
+  void (*call)(void *);
+  void *argument;
 };
 struct handle {
   enum kind kind;
@@ -108,6 +110,7 @@ static void perform(const struct op *op) {
     case FILL: memset(op->to, op->value, op->bytes); break;
     case RECORD: op->event->unseen = 3; op->event->at = now(); break;
     case KERNEL: break;
+    case CALL: op->call(op->argument); break;
   }
 }
 static result queue(void *stream, struct op op, const char *where) {
@@ -233,6 +236,11 @@ API result cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsign
   within(*(void **)arguments[0], 16 * *(uint64_t *)arguments[1], 0, __func__);
   within(*(void **)arguments[2], 4, 0, __func__);
   return queue(s, (struct op){.what = KERNEL}, __func__);
+}
+
+/* Not of the driver: the test double of TensorRT queues its work here. */
+API result fake_cuda_queue(void *s, void (*call)(void *), void *argument) {
+  return queue(s, (struct op){.what = CALL, .call = call, .argument = argument}, __func__);
 }
 
 /* Partitions: the count of multiprocessors lies at byte 96 of a resource of 144. */

@@ -91,7 +91,7 @@ mod tests {
         if driver_is_there() {
             return eprintln!("skipped: this machine has a driver");
         }
-        let error = Device::open(0).err().expect("no driver").to_string();
+        let error = Device::open(0).expect_err("no driver").to_string();
         assert!(error.contains("libcuda.so.1") && error.lines().count() == 1, "{error}");
     }
 }

@@ -151,6 +151,8 @@ impl<R: Row> Generator for RowGenerator<R> {
     }
 
     fn submit(&mut self, talk: &mut RowTalk<R>, cancel: &CancelToken) -> Result<(), EngineError> {
+        // What an earlier session submitted and did not look at.
+        talk.at_once = None;
         if talk.queued {
             // Left by a session that went before its step was done; its inputs must not be overwritten.
             self.row.wait(&talk.seat)?;
