@@ -287,6 +287,9 @@ fn verify_finds_an_engine_that_answers_otherwise_than_the_processor() {
     let Some(double) = Double::with_tensorrt() else { return };
     let (model, folder) = engine(double.path(), Form::Fused, 2, 89);
     let (model, folder) = (model.display().to_string(), folder.display().to_string());
+    let output = double.sage(&["engine", "libraries", "--tensorrt", &double.path().display().to_string()]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("libnvinfer.so.10: TensorRT 10.16.2; its runtime starts and answers"), "{said}");
     let output = double.sage(&["engine", "verify", &folder, "--model", &model]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}{}", String::from_utf8_lossy(&output.stderr));

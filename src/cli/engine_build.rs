@@ -60,14 +60,7 @@ pub struct BuildArgs {
 pub struct FolderArgs {
     /// The folder.
     #[arg(value_name = "DIR")]
-    folder: PathBuf,
-}
-
-impl FolderArgs {
-    /// The folder.
-    pub fn path(&self) -> &Path {
-        &self.folder
-    }
+    pub folder: PathBuf,
 }
 
 /// Arguments of `sage engine verify`.

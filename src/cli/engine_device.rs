@@ -229,8 +229,8 @@ pub struct BenchArgs {
 /// The engine cannot run here.
 pub fn bench(args: &BenchArgs) -> anyhow::Result<Verdict> {
     let place = Where { device: args.device, tensorrt: args.tensorrt.as_deref(), any_gpu: false };
-    let engines = Engines::load(args.folder.path(), place)
-        .with_context(|| format!("{} cannot run here", args.folder.path().display()))?;
+    let engines = Engines::load(&args.folder.folder, place)
+        .with_context(|| format!("{} cannot run here", args.folder.folder.display()))?;
     let (device, limits, manifest) = (Arc::clone(engines.device()), engines.limits(), engines.manifest().clone());
     let bandwidth = copy_bandwidth(&device)?;
     let generated = (args.tokens as usize).min(limits.context / 2);
@@ -262,7 +262,7 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<Verdict> {
     let weights: u64 = manifest.engines.iter().map(|engine| engine.bytes).sum();
     let report = json!({
         "bench": "engine",
-        "engine": args.folder.path().display().to_string(),
+        "engine": args.folder.folder.display().to_string(),
         "tensorrt": manifest.builder.as_ref().map(|builder| builder.tensorrt.clone()),
         "device": about(&device),
         "power": power(),

@@ -281,6 +281,9 @@ struct RuntimeImpl : StubVRuntime {
     ILogger* logger;
     IRuntime* getPImpl() noexcept override { return self; }
     ILogger* getLogger() const noexcept override { return logger; }
+    int32_t threads = 1;
+    bool setMaxThreads(int32_t count) noexcept override { threads = count; return true; }
+    int32_t getMaxThreads() const noexcept override { return threads; }
     ICudaEngine* deserializeCudaEngine(void const* blob, std::size_t size) noexcept override {
         std::istringstream words(std::string(static_cast<char const*>(blob), size));
         std::string magic;

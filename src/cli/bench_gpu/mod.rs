@@ -104,18 +104,22 @@ pub fn about(device: &Device) -> Value {
     })
 }
 
-/// One line per figure, under the names of the objects it lies in.
+/// One line per figure, under the names of the objects it lies in; a spread is one figure.
 fn print_table(place: &str, value: &Value) {
     let Value::Object(fields) = value else { return };
     for (name, value) in fields {
         match value {
+            Value::Object(spread) if spread.contains_key("p50") => {
+                let [p50, p99, max] = ["p50", "p99", "max"].map(|rank| spread[rank].as_f64().unwrap_or_default());
+                println!("  {name:<56} p50 {p50:>9.1}  p99 {p99:>9.1}  max {max:>9.1}");
+            }
             Value::Object(_) => {
                 let place = if place.is_empty() { name.clone() } else { format!("{place}, {name}") };
                 println!("{place}");
                 print_table(&place, value);
             }
-            Value::String(text) => println!("  {name:<44} {text:>16}"),
-            other => println!("  {name:<44} {:>16}", other.to_string()),
+            Value::String(text) => println!("  {name:<56} {text}"),
+            other => println!("  {name:<56} {other}"),
         }
     }
 }
