@@ -25,6 +25,9 @@ enum What {
     },
     /// The embedded language model: speed, memory, bandwidth, and how fast it stops.
     Llm(bench_llm::Args),
+    /// The GPU below TensorRT: bandwidth, transfers, launches, waiting beside heavy work, cancelling.
+    #[cfg(feature = "tensorrt")]
+    Gpu(super::bench_gpu::Args),
     /// Wake-up lateness of the ticker alone, as cyclictest measures it.
     Lateness {
         /// Ticks per second.
@@ -59,6 +62,8 @@ pub fn run(args: Args) -> anyhow::Result<Verdict> {
         What::Live(args) => bench_live::run(&args),
         What::Engines { write } => bench_engines::run(write.as_deref()),
         What::Llm(args) => bench_llm::run(&args),
+        #[cfg(feature = "tensorrt")]
+        What::Gpu(args) => super::bench_gpu::run(&args),
         What::Lateness { rate, seconds, priority } => bench_loop::lateness(rate, seconds, priority),
     }
 }

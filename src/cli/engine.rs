@@ -27,8 +27,12 @@ enum EngineCommand {
     Inspect(engine_build::FolderArgs),
     /// List the engines in a folder.
     List(engine_build::FolderArgs),
-    /// Check that an engine's files are whole and, with --model, that it is the checkpoint's.
+    /// Check that an engine's files are whole and, with --model, that it is the checkpoint's; where there is a GPU, also that
+    /// it answers as the processor does.
     Verify(engine_build::VerifyArgs),
+    /// Measure an engine on the GPU: what its steps cost, how much of the bandwidth it uses.
+    #[cfg(feature = "tensorrt")]
+    Bench(super::engine_device::BenchArgs),
     /// Remove what interrupted or earlier builds left in an engine's folder.
     Prune(engine_build::FolderArgs),
     /// Say which TensorRT is installed, and whether its runtime starts.
@@ -91,6 +95,8 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
         EngineCommand::Inspect(args) => engine_build::inspect(args),
         EngineCommand::List(args) => engine_build::list(args),
         EngineCommand::Verify(args) => engine_build::verify(args),
+        #[cfg(feature = "tensorrt")]
+        EngineCommand::Bench(args) => super::engine_device::bench(args),
         EngineCommand::Prune(args) => engine_build::prune(args),
         EngineCommand::Libraries(args) => engine_build::libraries(args),
         EngineCommand::Quantize(args) => make_smaller(args),

@@ -61,7 +61,7 @@ pub struct BuildArgs {
 pub struct FolderArgs {
     /// The folder.
     #[arg(value_name = "DIR")]
-    folder: PathBuf,
+    pub folder: PathBuf,
 }
 
 /// Arguments of `sage engine verify`.
@@ -73,6 +73,9 @@ pub struct VerifyArgs {
     /// The checkpoint that it should be of.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// Try it also on a GPU that it was not built for; TensorRT says what it thinks of that.
+    #[arg(long)]
+    any_gpu: bool,
 }
 
 /// Arguments of `sage engine libraries`.
@@ -318,12 +321,35 @@ pub fn verify(args: &VerifyArgs) -> anyhow::Result<Verdict> {
         wrong = differs(&manifest, model)?;
     }
     let mut out = io::stdout().lock();
-    match wrong {
-        None => writeln!(out, "{}: good: {}", args.folder.display(), about(&manifest))?,
-        Some(why) => {
-            writeln!(out, "{}: {why}", args.folder.display())?;
-            return Ok(Verdict::CheckFailed);
+    if let Some(why) = wrong {
+        writeln!(out, "{}: {why}", args.folder.display())?;
+        return Ok(Verdict::CheckFailed);
+    }
+    writeln!(out, "{}: good: {}", args.folder.display(), about(&manifest))?;
+    match (&args.model, &manifest.builder) {
+        (Some(model), Some(_)) => run_beside_the_processor(args, model, &mut out),
+        _ => Ok(Verdict::Good),
+    }
+}
+
+/// Runs the engine if there is something to run it on, and says so if there is not.
+fn run_beside_the_processor(args: &VerifyArgs, model: &Path, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    #[cfg(feature = "tensorrt")]
+    let compared = super::engine_device::compare(&args.folder, model, args.any_gpu)?;
+    #[cfg(not(feature = "tensorrt"))]
+    let compared: Result<std::convert::Infallible, String> = {
+        let _ = (args.any_gpu, model);
+        Err("this sage was built without the feature `tensorrt`".to_owned())
+    };
+    match compared {
+        Err(why) => writeln!(out, "its files were checked, it was not run: {why}")?,
+        #[cfg(feature = "tensorrt")]
+        Ok(comparison) => {
+            writeln!(out, "{}", comparison.sentence())?;
+            return Ok(if comparison.holds() { Verdict::Good } else { Verdict::CheckFailed });
         }
+        #[cfg(not(feature = "tensorrt"))]
+        Ok(never) => match never {},
     }
     Ok(Verdict::Good)
 }

@@ -4,6 +4,8 @@
 mod ask;
 mod bench;
 mod bench_engines;
+#[cfg(feature = "tensorrt")]
+mod bench_gpu;
 mod bench_live;
 mod bench_llm;
 mod bench_loop;
@@ -13,6 +15,8 @@ mod demo;
 mod devices;
 mod engine;
 mod engine_build;
+#[cfg(feature = "tensorrt")]
+mod engine_device;
 mod language_model;
 mod plan;
 mod random_model;

@@ -315,7 +315,7 @@ section! {
         ear: PathBuf = PathBuf::new(),
         /// Folder of the eye.
         eye: PathBuf = PathBuf::new(),
-        /// Folder of the mind, in Hugging Face layout.
+        /// Folder of the mind: in Hugging Face layout, or of a TensorRT engine.
         mind: PathBuf = PathBuf::new(),
         /// "auto" or "scalar".
         kernels: String = "auto".to_owned(),

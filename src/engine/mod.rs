@@ -3,6 +3,9 @@
 //! through a `StepSink`. Each engine also *is* an IRP process: a step refines, `energy` says how far it is.
 
 pub mod cpu;
+#[cfg(feature = "tensorrt")]
+pub mod cuda;
+pub mod generator;
 pub mod profile;
 pub mod tensorrt;
 
@@ -12,6 +15,7 @@ use crate::types::{
 use arrayvec::ArrayVec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// What can go wrong in an engine.
 #[derive(Debug, thiserror::Error)]
@@ -182,15 +186,25 @@ pub trait Session: Send {
     }
 }
 
-/// Submits one step and waits for it: what a lane with a single blocking device does.
+/// Looks at a running step before the waiting thread sleeps between looks.
+const EAGER_LOOKS: u32 = 1_000;
+/// Between later looks: short against any step of a device that is worth a lane.
+const LOOK_PAUSE: Duration = Duration::from_micros(20);
+
+/// Submits one step and waits for it: what a lane's thread does. A long step on a device costs it little.
 ///
 /// # Errors
 /// Those of `submit` and `poll`.
 pub fn step(session: &mut dyn Session, cancel: &CancelToken, sink: &mut StepSink) -> Result<Progress, EngineError> {
     session.submit(cancel, sink)?;
+    let mut looks = 0;
     loop {
         match session.poll(sink)? {
-            Progress::Pending => std::hint::spin_loop(),
+            Progress::Pending if looks < EAGER_LOOKS => {
+                looks += 1;
+                std::hint::spin_loop();
+            }
+            Progress::Pending => std::thread::sleep(LOOK_PAUSE),
             other => return Ok(other),
         }
     }

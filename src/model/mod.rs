@@ -10,6 +10,7 @@ pub mod quantize;
 pub mod qwen2;
 pub mod sampling;
 pub mod tokenizer;
+pub mod transcript;
 
 use std::path::{Path, PathBuf};
 

@@ -5,7 +5,7 @@ use crate::assets::engine_dir;
 use crate::block::reason::{CONTEXT, PARKED, PREFILL_CHUNK};
 use crate::config::{Beside, Config, Loading};
 use crate::engine::cpu::kernels::{KEY_BLOCK, MAX_QUERIES};
-use crate::engine::tensorrt::Manifest;
+use crate::engine::tensorrt::{Manifest, manifest};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::qwen2::Qwen2Config;
 use crate::types::SourceKind;
@@ -78,14 +78,19 @@ fn beside(other: &Beside) -> Result<EngineMemory, String> {
         copied: other.loading == Loading::Copied,
     };
     if !other.engine.as_os_str().is_empty() {
-        let manifest = Manifest::load(&other.engine).map_err(|error| error.to_string())?;
-        memory.weights_bytes = match manifest.builder {
-            Some(_) => manifest.engines.iter().map(|engine| engine.bytes).sum(),
-            None => manifest.weights_bytes,
-        };
-        memory.kv_bytes = manifest.kv_bytes;
+        (memory.weights_bytes, memory.kv_bytes) = built(&other.engine)?;
     }
     Ok(memory)
+}
+
+/// Weights and one cache of an engine for a GPU, bytes.
+fn built(folder: &Path) -> Result<(u64, u64), String> {
+    let manifest = Manifest::load(folder).map_err(|error| error.to_string())?;
+    let weights = match manifest.builder {
+        Some(_) => manifest.engines.iter().map(|engine| engine.bytes).sum(),
+        None => manifest.weights_bytes,
+    };
+    Ok((weights, manifest.kv_bytes))
 }
 
 fn size_of_file(file: &Path) -> Result<u64, String> {
@@ -93,9 +98,21 @@ fn size_of_file(file: &Path) -> Result<u64, String> {
     Ok(about.len())
 }
 
-/// The reasoner on the processor: mapped weights, one cache in use and those of interrupted answers, one chunk of
+/// The reasoner: weights, one cache in use and those of interrupted answers, and on the processor one chunk of
 /// activations in f32.
 fn mind(folder: &Path, threads: usize) -> Result<EngineMemory, String> {
+    if folder.join(manifest::FILE).is_file() {
+        // Working memory is known only when the engine is loaded; the reserve has room for it.
+        let (weights_bytes, cache) = built(folder)?;
+        let kv_bytes = (1 + PARKED as u64) * cache;
+        return Ok(EngineMemory {
+            name: "mind".to_owned(),
+            weights_bytes,
+            kv_bytes,
+            activation_bytes: 0,
+            copied: false,
+        });
+    }
     let shape = Qwen2Config::load(folder).map_err(|error| error.to_string())?;
     let weights_bytes = Checkpoint::open(folder).map_err(|error| error.to_string())?.file_bytes();
     let context = CONTEXT.min(shape.max_positions).next_multiple_of(KEY_BLOCK);

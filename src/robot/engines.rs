@@ -10,8 +10,10 @@ use crate::engine::cpu::ear::EarEngine;
 use crate::engine::cpu::eye::Eye;
 use crate::engine::cpu::kernels::Kernels;
 use crate::engine::cpu::simd::Simd;
+use crate::engine::tensorrt::manifest;
 use crate::engine::{Engine, EngineError};
 use crate::time::Clock;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What a lane serves, and how it is described in records.
@@ -32,6 +34,45 @@ pub enum LoadKind {
     Counted,
 }
 
+/// The mind: a checkpoint runs on the processor, an engine's folder on the GPU.
+fn mind(folder: &Path, kernels: &'static Kernels, threads: usize) -> Result<Box<dyn Engine>, EngineError> {
+    if folder.join(manifest::FILE).is_file() {
+        return on_device(folder);
+    }
+    Ok(Box::new(Reasoner::load(folder, kernels, threads)?))
+}
+
+#[cfg(feature = "tensorrt")]
+fn on_device(folder: &Path) -> Result<Box<dyn Engine>, EngineError> {
+    use crate::block::reason::{About, PARKED};
+    use crate::engine::tensorrt::run::{Engines, RowGenerator, Where};
+    let what = folder.display().to_string();
+    let engines = Engines::load(folder, Where::default())
+        .map_err(|error| EngineError::Load { what: what.clone(), why: error.to_string() })?;
+    let manifest = engines.manifest();
+    let (network, graph) = (&manifest.network, &manifest.recipe.graph);
+    let about = About {
+        text: format!(
+            "mind: {} layers of {}, {}, {} tokens of context, {} engines in a row, {}",
+            network.layers,
+            network.hidden,
+            graph.precision.name(),
+            graph.capacity,
+            manifest.engines.len(),
+            engines.device().name
+        ),
+        weights_hash: manifest.hash(),
+        memory_bytes: engines.memory_bytes() + (1 + PARKED as u64) * manifest.kv_bytes,
+    };
+    Ok(Box::new(Reasoner::on(RowGenerator::new(engines), folder, about)?))
+}
+
+#[cfg(not(feature = "tensorrt"))]
+fn on_device(folder: &Path) -> Result<Box<dyn Engine>, EngineError> {
+    let why = "it is an engine for a GPU, and this sage was built without the feature `tensorrt`".to_owned();
+    Err(EngineError::Load { what: folder.display().to_string(), why })
+}
+
 /// Loads the ear, the eye, the mind, dreaming and synthetic load.
 ///
 /// # Errors
@@ -42,7 +83,7 @@ pub fn load(config: &EnginesConfig, load: LoadKind) -> Result<Loaded, EngineErro
     let engines: Vec<Box<dyn Engine>> = vec![
         Box::new(EarEngine::load(&engine_dir(&config.ear, "ear").join("ear.safetensors"), simd)?),
         Box::new(Eye::load(&engine_dir(&config.eye, "eye").join("eye.safetensors"), simd)?),
-        Box::new(Reasoner::load(&engine_dir(&config.mind, "mind"), kernels, usize::from(config.threads))?),
+        mind(&engine_dir(&config.mind, "mind"), kernels, usize::from(config.threads))?,
         Box::new(Dreamer),
         Box::new(match load {
             LoadKind::Busy(clock) => Load::busy(clock),

@@ -23,9 +23,9 @@ METHODS = {
     "VTensor": "getName getDimensions getType",
     "VHostMemory": "data size",
     "VRuntime": "deserializeCudaEngine@size_t getLogger setMaxThreads getMaxThreads setEngineHostCodeAllowed",
-    "VCudaEngine": "getNbIOTensors getIOTensorName getTensorShape getTensorDataType getTensorIOMode getNbOptimizationProfiles "
+    "VCudaEngine": "getNbIOTensors getIOTensorName getTensorShape getTensorDataType getTensorIOMode getTensorLocation getNbOptimizationProfiles "
                    "getProfileShape getNbLayers getDeviceMemorySizeV2 getDeviceMemorySizeForProfileV2 isRefittable "
-                   "createExecutionContext getNbAuxStreams",
+                   "createExecutionContext getNbAuxStreams getAliasedInputTensor",
     "VExecutionContext": "setTensorAddress getTensorAddress setInputShape getTensorShape setOptimizationProfileAsync enqueueV3 "
                          "setDeviceMemoryV2 setAuxStreams inferShapes setInputConsumedEvent getOptimizationProfile",
     "IParser": "parse@size_t parseFromFile getNbErrors getError clearErrors loadModelProto loadInitializer parseModelProto ~",
@@ -36,7 +36,7 @@ METHODS = {
 ENUMS = {  # those that moved between versions, or are used by number
     "NetworkDefinitionCreationFlag": "kSTRONGLY_TYPED", "BuilderFlag": "kSTRIP_PLAN kREFIT kWEIGHT_STREAMING",
     "MemoryPoolType": "kWORKSPACE", "OptProfileSelector": "kMIN kOPT kMAX", "TensorIOMode": "kINPUT kOUTPUT",
-    "DataType": "kFLOAT kHALF kBF16 kINT64",
+    "DataType": "kFLOAT kHALF kBF16 kINT64", "TensorLocation": "kHOST", "ExecutionContextAllocationStrategy": "kUSER_MANAGED",
 }
 ABSENT = 65535
 

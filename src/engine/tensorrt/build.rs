@@ -3,7 +3,7 @@
 
 use super::abi::{Built, Io, Library, Request, Shapes, Watch};
 use super::manifest::{self, Builder, Engine, Manifest, Profile, Recipe, Target, hash_file};
-use super::{Flavor, TrtError, at};
+use super::{Flavor, TrtError, at, words};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::onnx::proto::{Model, Size};
 use crate::model::onnx::{Composed, Form, Precision, compose, emit};
@@ -43,6 +43,7 @@ pub fn emit_only(model: &Path, out: &Path, recipe: Recipe) -> Result<Manifest, T
             outputs: describe_graph(&composed.model, false),
         });
     }
+    words::bring(model, out)?;
     manifest.save(out)?;
     Ok(manifest)
 }
@@ -78,7 +79,10 @@ pub fn build(
         why = match Manifest::load(out) {
             Ok(there) => match there.differs_from(&wanted) {
                 None => match there.check_files(out) {
-                    Ok(()) => return Ok(Outcome::UpToDate(there)),
+                    Ok(()) => {
+                        words::bring(model, out)?;
+                        return Ok(Outcome::UpToDate(there));
+                    }
                     Err(error) => Some(error.to_string()),
                 },
                 different => different,
@@ -117,6 +121,7 @@ pub fn build(
     if let Some(cache) = cache.filter(|cache| !cache.is_empty()) {
         whole_file::write(&cache_path, &cache).map_err(at(&cache_path))?;
     }
+    words::bring(model, out)?;
     wanted.save(out)?;
     super::shelf::prune(out, &wanted)?;
     Ok(Outcome::Built(wanted, why))

@@ -207,6 +207,17 @@ impl Manifest {
         }
     }
 
+    /// First 16 bytes of BLAKE3 over the hashes of its engines: what ran, for the record.
+    pub fn hash(&self) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new();
+        self.engines.iter().for_each(|engine| {
+            hasher.update(engine.blake3.as_bytes());
+        });
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        hash
+    }
+
     /// Checks that the files of the folder are those of the manifest, byte for byte.
     ///
     /// # Errors

@@ -6,8 +6,10 @@ pub mod build;
 pub mod edge_llm;
 pub mod locate;
 pub mod manifest;
+pub mod run;
 pub mod shelf;
 pub mod slots;
+pub mod words;
 
 pub use abi::{Flavor, Library, Watch};
 pub use manifest::{Manifest, Target};
@@ -24,6 +26,10 @@ pub enum TrtError {
     /// TensorRT said no.
     #[error("TensorRT: {0}")]
     Refused(String),
+    /// The device refuses.
+    #[cfg(feature = "tensorrt")]
+    #[error(transparent)]
+    Device(#[from] super::cuda::CudaError),
     /// The build was cancelled.
     #[error("the build was cancelled; nothing was written")]
     Cancelled,

@@ -53,6 +53,7 @@ pub struct Slots {
     pub cuda_engine_get_tensor_shape: u16,
     pub cuda_engine_get_tensor_data_type: u16,
     pub cuda_engine_get_tensor_io_mode: u16,
+    pub cuda_engine_get_tensor_location: u16,
     pub cuda_engine_get_nb_optimization_profiles: u16,
     pub cuda_engine_get_profile_shape: u16,
     pub cuda_engine_get_nb_layers: u16,
@@ -61,6 +62,7 @@ pub struct Slots {
     pub cuda_engine_is_refittable: u16,
     pub cuda_engine_create_execution_context: u16,
     pub cuda_engine_get_nb_aux_streams: u16,
+    pub cuda_engine_get_aliased_input_tensor: u16,
     pub execution_context_set_tensor_address: u16,
     pub execution_context_get_tensor_address: u16,
     pub execution_context_set_input_shape: u16,
@@ -108,6 +110,8 @@ pub struct Slots {
     pub data_type_half: u16,
     pub data_type_bf16: u16,
     pub data_type_int64: u16,
+    pub tensor_location_host: u16,
+    pub execution_context_allocation_strategy_user_managed: u16,
 }
 
 /// TRT-Enterprise-10.16.
@@ -156,6 +160,7 @@ pub const V10: Slots = Slots {
     cuda_engine_get_tensor_shape: 19,
     cuda_engine_get_tensor_data_type: 20,
     cuda_engine_get_tensor_io_mode: 23,
+    cuda_engine_get_tensor_location: 21,
     cuda_engine_get_nb_optimization_profiles: 10,
     cuda_engine_get_profile_shape: 29,
     cuda_engine_get_nb_layers: 3,
@@ -164,6 +169,7 @@ pub const V10: Slots = Slots {
     cuda_engine_is_refittable: 8,
     cuda_engine_create_execution_context: 5,
     cuda_engine_get_nb_aux_streams: 33,
+    cuda_engine_get_aliased_input_tensor: 58,
     execution_context_set_tensor_address: 24,
     execution_context_get_tensor_address: 25,
     execution_context_set_input_shape: 21,
@@ -211,6 +217,8 @@ pub const V10: Slots = Slots {
     data_type_half: 1,
     data_type_bf16: 7,
     data_type_int64: 8,
+    tensor_location_host: 1,
+    execution_context_allocation_strategy_user_managed: 2,
 };
 
 /// TRT-Enterprise-11.4.
@@ -259,6 +267,7 @@ pub const V11: Slots = Slots {
     cuda_engine_get_tensor_shape: 15,
     cuda_engine_get_tensor_data_type: 16,
     cuda_engine_get_tensor_io_mode: 19,
+    cuda_engine_get_tensor_location: 17,
     cuda_engine_get_nb_optimization_profiles: 8,
     cuda_engine_get_profile_shape: 25,
     cuda_engine_get_nb_layers: 3,
@@ -267,6 +276,7 @@ pub const V11: Slots = Slots {
     cuda_engine_is_refittable: 6,
     cuda_engine_create_execution_context: 5,
     cuda_engine_get_nb_aux_streams: 29,
+    cuda_engine_get_aliased_input_tensor: 50,
     execution_context_set_tensor_address: 23,
     execution_context_get_tensor_address: 24,
     execution_context_set_input_shape: 20,
@@ -314,6 +324,8 @@ pub const V11: Slots = Slots {
     data_type_half: 1,
     data_type_bf16: 7,
     data_type_int64: 8,
+    tensor_location_host: 1,
+    execution_context_allocation_strategy_user_managed: 2,
 };
 
 /// TRT-RTX-1.7.
@@ -362,6 +374,7 @@ pub const RTX: Slots = Slots {
     cuda_engine_get_tensor_shape: 15,
     cuda_engine_get_tensor_data_type: 16,
     cuda_engine_get_tensor_io_mode: 19,
+    cuda_engine_get_tensor_location: 17,
     cuda_engine_get_nb_optimization_profiles: 8,
     cuda_engine_get_profile_shape: 25,
     cuda_engine_get_nb_layers: 3,
@@ -370,6 +383,7 @@ pub const RTX: Slots = Slots {
     cuda_engine_is_refittable: 6,
     cuda_engine_create_execution_context: 5,
     cuda_engine_get_nb_aux_streams: 29,
+    cuda_engine_get_aliased_input_tensor: 50,
     execution_context_set_tensor_address: 23,
     execution_context_get_tensor_address: 24,
     execution_context_set_input_shape: 20,
@@ -417,4 +431,6 @@ pub const RTX: Slots = Slots {
     data_type_half: 1,
     data_type_bf16: 7,
     data_type_int64: 8,
+    tensor_location_host: 1,
+    execution_context_allocation_strategy_user_managed: 2,
 };

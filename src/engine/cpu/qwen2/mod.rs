@@ -7,8 +7,9 @@ mod kv;
 mod parallel;
 mod rounded;
 
+pub use crate::model::transcript::{Finish, PromptError, Step, common_prefix};
 pub use decoder::{Decoder, DecoderOptions};
-pub use generate::{Finish, Generation, PromptError, Step, common_prefix};
+pub use generate::Generation;
 pub use kv::KvCache;
 pub use parallel::Cancelled;
 pub use rounded::Mode;

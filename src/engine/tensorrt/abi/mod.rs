@@ -42,6 +42,11 @@ impl Dims {
         dims.sizes.iter_mut().zip(sizes).for_each(|(to, from)| *to = *from);
         dims
     }
+
+    #[cfg(feature = "tensorrt")]
+    fn to_vec(self) -> Vec<i64> {
+        self.sizes[..self.count.clamp(0, 8) as usize].to_vec()
+    }
 }
 
 /// `{ vptr }` of an implementation or of an interface that is called directly.
@@ -61,13 +66,14 @@ struct Public {
 macro_rules! call {
     ($object:expr, $slot:expr, fn($($type:ty),*) -> $returns:ty $(, $argument:expr)*) => {{
         let slot: u16 = $slot;
-        assert!(slot != ABSENT, "the caller checks what this version lacks");
+        assert!(slot != $crate::engine::tensorrt::slots::ABSENT, "the caller checks what this version lacks");
         // SAFETY: the object is alive, its wrapper owns it or borrows its owner; slot and signature are those of the
         // version that was loaded, proven against its headers (tests/trt/slots.py).
         unsafe {
-            let this = (*$object.cast::<Public>()).implementation;
+            let this = (*$object.cast::<$crate::engine::tensorrt::abi::Public>()).implementation;
             let entry = *(*this).table.add(usize::from(slot));
-            let method: unsafe extern "C" fn(*mut Implementation $(, $type)*) -> $returns = std::mem::transmute(entry);
+            let method: unsafe extern "C" fn(*mut $crate::engine::tensorrt::abi::Implementation $(, $type)*) -> $returns =
+                std::mem::transmute(entry);
             method(this $(, $argument)*)
         }
     }};
@@ -79,13 +85,21 @@ macro_rules! call_directly {
         let slot: u16 = $slot;
         // SAFETY: as in `call!`.
         unsafe {
-            let this = $object.cast::<Implementation>();
+            let this = $object.cast::<$crate::engine::tensorrt::abi::Implementation>();
             let entry = *(*this).table.add(usize::from(slot));
-            let method: unsafe extern "C" fn(*mut Implementation $(, $type)*) -> $returns = std::mem::transmute(entry);
+            let method: unsafe extern "C" fn(*mut $crate::engine::tensorrt::abi::Implementation $(, $type)*) -> $returns =
+                std::mem::transmute(entry);
             method(this $(, $argument)*)
         }
     }};
 }
+
+#[cfg(feature = "tensorrt")]
+mod execute;
+mod handshake;
+#[cfg(feature = "tensorrt")]
+pub use execute::{Context, Place, Plan, Tensor};
+pub use handshake::Runtime;
 
 /// Slot of the deleting destructor of TensorRT's public objects, the first virtual method of `INoCopy`.
 const DELETE: u16 = 1;
@@ -198,16 +212,12 @@ impl Library {
         TrtError::Refused(if said.is_empty() { what.to_owned() } else { format!("{what}: {said}") })
     }
 
-    /// A runtime.
-    ///
-    /// # Errors
-    /// The driver is missing where this TensorRT needs one, or it refuses.
-    pub fn runtime(&self) -> Result<Runtime<'_>, TrtError> {
+    /// A runtime that nobody owns yet, or a small number.
+    fn create_runtime(&self) -> Result<*mut c_void, TrtError> {
         let create = symbol::<Create>(&self.file, "createInferRuntime_INTERNAL")?;
-        // SAFETY: an exported C function; the logger lives as long as the library, which the runtime borrows. Without a
+        // SAFETY: an exported C function; the logger lives as long as the library, which the runtime's owner keeps. Without a
         // driver TensorRT answers with a small number, which `Owned::new` takes for what it is.
-        let object = unsafe { create(self.logger(), self.version) };
-        Ok(Runtime { object: Owned::new(object, "no runtime, is the NVIDIA driver there?", self)?, library: self })
+        Ok(unsafe { create(self.logger(), self.version) })
     }
 
     /// A builder.
@@ -222,34 +232,6 @@ impl Library {
         // SAFETY: an exported C function; the logger lives as long as the library, which the builder borrows.
         let object = unsafe { create(self.logger(), self.version) };
         Ok(Builder { object: Owned::new(object, "no builder", self)?, library: self })
-    }
-}
-
-/// What runs engines. Only the handshake so far: executing needs a device to be proven on.
-pub struct Runtime<'a> {
-    object: Owned<'a>,
-    library: &'a Library,
-}
-
-impl Runtime<'_> {
-    /// Whether calls arrive where they should: the runtime hands back the logger it was given and keeps a setting.
-    pub fn answers(&self) -> bool {
-        let (slots, runtime) = (self.library.slots, self.object.object);
-        let logger = call!(runtime, slots.runtime_get_logger, fn() -> *mut c_void);
-        let set = call!(runtime, slots.runtime_set_max_threads, fn(i32) -> bool, 3);
-        let kept = call!(runtime, slots.runtime_get_max_threads, fn() -> i32);
-        logger == self.library.logger() && set && kept == 3
-    }
-
-    /// Whether it takes the plan. Without a device none is taken, and this says why.
-    ///
-    /// # Errors
-    /// What TensorRT says about the plan or the machine.
-    pub fn load(&self, plan: &[u8]) -> Result<(), TrtError> {
-        let deserialize = self.library.slots.runtime_deserialize_cuda_engine;
-        let (data, size) = (plan.as_ptr().cast::<c_void>(), plan.len());
-        let engine = call!(self.object.object, deserialize, fn(*const c_void, usize) -> *mut c_void, data, size);
-        Owned::new(engine, "the plan is not taken", self.library).map(drop)
     }
 }
 
