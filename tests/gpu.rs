@@ -78,3 +78,20 @@ fn a_driver_that_lacks_a_function_is_refused_by_its_name() {
     assert_eq!(output.status.code(), Some(3), "{wrong}");
     assert!(wrong.contains("has no cuDriverGetVersion") && wrong.lines().count() == 1, "{wrong}");
 }
+
+#[test]
+fn the_kernel_assembles_for_every_architecture_that_matters() {
+    if Command::new("ptxas").arg("--version").output().is_err() {
+        return eprintln!("skipped: no ptxas (the Python package nvidia-cuda-nvcc has one)");
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/engine/cuda/sweep.ptx");
+    let folder = tempfile::tempdir().unwrap();
+    // H200, Thor and the desktop Blackwells.
+    for architecture in ["sm_90", "sm_110", "sm_120"] {
+        let mut ptxas = Command::new("ptxas");
+        let output = ptxas.arg(format!("-arch={architecture}")).arg(&source).arg("-o").arg(folder.path().join("out"));
+        let output = output.output().unwrap();
+        let wrong = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{architecture}: {wrong}");
+    }
+}
