@@ -110,13 +110,16 @@ pub fn compare(folder: &Path, model: &Path, any_gpu: bool) -> anyhow::Result<Res
     let limits = engines.limits();
     let longest = limits.context.saturating_sub(GENERATED + 1).max(1);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let options = DecoderOptions { threads, context: limits.context, chunk: limits.chunk, ..DecoderOptions::default() };
+    let mut asked = prompts(tokenizer.as_ref(), limits.vocabulary)?;
+    asked.iter_mut().for_each(|prompt| prompt.truncate(longest));
+    // The processor's cache is no larger than what is asked of it.
+    let context = asked.iter().map(Vec::len).max().unwrap_or(0) + GENERATED + 1;
+    let options = DecoderOptions { threads, context, chunk: limits.chunk, ..DecoderOptions::default() };
     let mut decoder = Decoder::new(weights, options)?;
     let mut generator = RowGenerator::new(engines);
     let mut comparison = Comparison::default();
-    for mut prompt in prompts(tokenizer.as_ref(), limits.vocabulary)? {
-        prompt.truncate(longest);
-        one_prompt(&mut generator, &mut decoder, &prompt, &mut comparison)?;
+    for prompt in &asked {
+        one_prompt(&mut generator, &mut decoder, prompt, &mut comparison)?;
     }
     Ok(Ok(comparison))
 }
