@@ -8,6 +8,7 @@ pub mod act;
 pub mod assets;
 pub mod attend;
 pub mod block;
+pub mod calibrate;
 pub mod cli;
 pub mod config;
 pub mod core;

@@ -2,7 +2,7 @@
 //! what that costs in accuracy. Model folders flow in; engine or model folders, or figures, flow out.
 
 use super::{BadInput, Verdict, engine_build};
-use crate::engine::CancelToken;
+use crate::calibrate::agreement::Agreement;
 use crate::engine::cpu::qwen2::{Decoder, DecoderOptions, Mode};
 use crate::model::checkpoint::Element;
 use crate::model::quantize::quantize;
@@ -147,20 +147,13 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<Verdict> {
     );
     let mut agreement = Agreement::default();
     for window in tokens.chunks(args.context) {
-        read_window(&mut judged, &mut reference, window, &mut agreement);
+        agreement.read(&mut judged, &mut reference, window);
     }
-    let n = agreement.predicted as f64;
-    let report = json!({
-        "tokens": agreement.predicted,
-        "mode": args.mode.name(),
-        "kernels": judged.options().kernels.full_name(),
-        "perplexity": (agreement.surprise / n).exp(),
-        "perplexity_reference": (agreement.reference_surprise / n).exp(),
-        "top1_agreement": agreement.same_top as f64 / n,
-        "kl": agreement.divergence / n,
-        "weights_bytes": sizes.0,
-        "weights_bytes_reference": sizes.1,
-    });
+    let mut report = agreement.report();
+    report["mode"] = json!(args.mode.name());
+    report["kernels"] = json!(judged.options().kernels.full_name());
+    report["weights_bytes"] = json!(sizes.0);
+    report["weights_bytes_reference"] = json!(sizes.1);
     if args.json {
         println!("{report}");
     } else {
@@ -169,78 +162,4 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<Verdict> {
         }
     }
     Ok(Verdict::Good)
-}
-
-/// Reads one context with both models and compares what they expect at every position but the last.
-fn read_window(judged: &mut Decoder, reference: &mut Decoder, window: &[u32], agreement: &mut Agreement) {
-    let go = CancelToken::default();
-    let (mut judged_cache, mut reference_cache) = (judged.new_cache(), reference.new_cache());
-    let chunk = judged.options().chunk;
-    for (number, part) in window.chunks(chunk).enumerate() {
-        // Nobody cancels here.
-        let _ = judged.forward(part, &mut judged_cache, &go);
-        let _ = reference.forward(part, &mut reference_cache, &go);
-        for index in 0..part.len() {
-            let Some(&next) = window.get(number * chunk + index + 1) else { return };
-            if let (Ok(judged), Ok(reference)) = (judged.logits(index, &go), reference.logits(index, &go)) {
-                agreement.add(judged, reference, next as usize);
-            }
-        }
-    }
-}
-
-/// Sums over positions; natural logarithms.
-#[derive(Debug, Default)]
-struct Agreement {
-    predicted: usize,
-    same_top: usize,
-    surprise: f64,
-    reference_surprise: f64,
-    /// KL(reference || judged).
-    divergence: f64,
-}
-
-impl Agreement {
-    fn add(&mut self, judged: &[f32], reference: &[f32], next: usize) {
-        let (norm, reference_norm) = (log_sum_exp(judged), log_sum_exp(reference));
-        self.predicted += 1;
-        self.same_top += usize::from(top(judged) == top(reference));
-        self.surprise += norm - f64::from(judged[next]);
-        self.reference_surprise += reference_norm - f64::from(reference[next]);
-        self.divergence += judged
-            .iter()
-            .zip(reference)
-            .map(|(&j, &r)| {
-                let (j, r) = (f64::from(j) - norm, f64::from(r) - reference_norm);
-                r.exp() * (r - j)
-            })
-            .sum::<f64>();
-    }
-}
-
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
-    f64::from(largest) + sum.ln()
-}
-
-fn top(logits: &[f32]) -> usize {
-    (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_model_agrees_with_itself_and_differs_from_another_by_the_textbook_kl() {
-        let mut same = Agreement::default();
-        same.add(&[0.0, 1.0], &[0.0, 1.0], 0);
-        assert_eq!((same.same_top, same.divergence), (1, 0.0));
-        // p = (1/2, 1/2), q = (1/4, 3/4): KL = ln 2 - ln(3)/2.
-        let mut other = Agreement::default();
-        other.add(&[0.25f32.ln(), 0.75f32.ln()], &[0.0, 0.0], 0);
-        assert!((other.divergence - (2.0f64.ln() - 3.0f64.ln() / 2.0)).abs() < 1e-6);
-        assert!((other.surprise - 4.0f64.ln()).abs() < 1e-6);
-    }
 }

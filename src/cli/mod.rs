@@ -9,6 +9,7 @@ mod bench_gpu;
 mod bench_live;
 mod bench_llm;
 mod bench_loop;
+mod calibrate;
 mod chat;
 mod config;
 mod demo;
@@ -67,6 +68,8 @@ enum CliCommand {
     Bench(bench::Args),
     /// Build TensorRT engines; make a language model's weights smaller, and measure what that costs.
     Engine(engine::Args),
+    /// Make a checkpoint in few bits from what its layers see in samples or recordings, and say what that costs.
+    Calibrate(calibrate::Args),
     /// Say whether a configuration fits a device's memory and keeps its deadlines, before anything is loaded.
     Plan(plan::Args),
     /// Print or check a configuration.
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
         CliCommand::Chat(args) => chat::run(&args),
         CliCommand::Bench(args) => bench::run(args),
         CliCommand::Engine(args) => engine::run(&args),
+        CliCommand::Calibrate(args) => calibrate::run(&args),
         CliCommand::Plan(args) => plan::run(&args),
         CliCommand::Config(args) => config::run(&args),
         CliCommand::Completions(args) => shell::completions(&args),

@@ -27,6 +27,8 @@ pub enum Element {
     /// As [`Element::Q8`] with 4 bits: the weights are `[group][column / 4 of the first 16][row][column % 4]`; the low half of a
     /// byte is that column, the high half the column 16 further on, each 8 more than its value.
     Q4,
+    /// 8 or 4 bits with scales in tensors of their own: see [`super::lowbit`]. No kernel reads it; rows are widened first.
+    LowBit,
 }
 
 /// Neighbouring weights of a row that share a scale.
@@ -36,13 +38,15 @@ pub const GROUP: usize = 32;
 pub const BLOCK_ROWS: usize = 16;
 
 impl Element {
-    /// Bytes of a row of `columns` weights; quantised rows are whole groups, and lie in blocks of [`BLOCK_ROWS`].
+    /// Bytes of a row of `columns` weights; quantised rows are whole groups, and lie in blocks of [`BLOCK_ROWS`]. 0 for
+    /// [`Element::LowBit`], whose rows lie differently in each format.
     pub const fn row_bytes(self, columns: usize) -> usize {
         match self {
             Element::Bf16 | Element::F16 => columns * 2,
             Element::F32 => columns * 4,
             Element::Q8 => columns / GROUP * (2 + GROUP),
             Element::Q4 => columns / GROUP * (2 + GROUP / 2),
+            Element::LowBit => 0,
         }
     }
 

@@ -5,6 +5,7 @@ pub mod chat;
 pub mod checkpoint;
 pub mod constraint;
 pub mod finite;
+pub mod lowbit;
 pub mod onnx;
 pub mod quantize;
 pub mod qwen2;

@@ -81,9 +81,10 @@ def reference(index, shape):
     return dict(hidden=hidden, inner=inner, layers=layers, heads=heads, kv_heads=kv, head_dim=head_dim, vocabulary=vocabulary,
                 tied=tied, dtype=dtype, theta=theta, prompt=length, tokens=tokens, margins=margins, first=shown(first), last=shown(last))
 
-torch.set_num_threads(1)
-cases = [reference(i, shape) for i, shape in enumerate(SHAPES)]
-for case in cases:
-    print(case["prompt"], case["tokens"][:8], "smallest margin", min(case["margins"]))
-lines = ",\n".join(json.dumps(case) for case in cases)
-pathlib.Path(__file__).with_name("qwen2.json").write_text(f'{{"seed": {SEED}, "cases": [\n{lines}\n]}}\n')
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    cases = [reference(i, shape) for i, shape in enumerate(SHAPES)]
+    for case in cases:
+        print(case["prompt"], case["tokens"][:8], "smallest margin", min(case["margins"]))
+    lines = ",\n".join(json.dumps(case) for case in cases)
+    pathlib.Path(__file__).with_name("qwen2.json").write_text(f'{{"seed": {SEED}, "cases": [\n{lines}\n]}}\n')

@@ -134,13 +134,13 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// FNV-1a of the name, plus the seed.
-fn start(name: &str, seed: u64) -> u64 {
+pub fn start(name: &str, seed: u64) -> u64 {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     hash.wrapping_add(seed)
 }
 
 /// SplitMix64.
-fn hashed(base: u64, index: usize) -> u64 {
+pub fn hashed(base: u64, index: usize) -> u64 {
     let mut z = base.wrapping_add((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

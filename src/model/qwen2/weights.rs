@@ -5,9 +5,11 @@
 use super::Qwen2Config;
 use crate::model::ModelError;
 use crate::model::checkpoint::{BLOCK_ROWS, Checkpoint, Element, GROUP, Tensor};
+use crate::model::lowbit::{Declared, LowBit, number};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A row-major matrix as the checkpoint stores it.
 #[derive(Clone)]
@@ -19,6 +21,8 @@ pub struct Matrix {
     pub rows: usize,
     /// Inputs.
     pub columns: usize,
+    /// Formats and scales, if and only if `element` is [`Element::LowBit`].
+    low: Option<Arc<LowBit>>,
 }
 
 impl Matrix {
@@ -27,8 +31,16 @@ impl Matrix {
         self.tensor.bytes()
     }
 
+    /// Formats and scales of a matrix in few bits.
+    pub fn low_bit(&self) -> Option<&LowBit> {
+        self.low.as_deref()
+    }
+
     /// Widens one row into `out`, which has `columns` elements.
     pub fn widen_row(&self, row: usize, out: &mut [f32]) {
+        if let Some(low) = &self.low {
+            return low.widen_row(row, out);
+        }
         let length = self.element.row_bytes(self.columns);
         if self.element.is_quantised() {
             let block = BLOCK_ROWS * length;
@@ -66,6 +78,8 @@ pub struct Layer {
     pub up: Matrix,
     /// Down projection.
     pub down: Matrix,
+    /// Scales of keys and values that are cached in FP8, E4M3: what is cached is rounded to whole codes of them.
+    pub cache_scales: Option<[f32; 2]>,
 }
 
 /// Configuration and weights of one model.
@@ -91,9 +105,10 @@ impl Qwen2Weights {
     /// What [`Qwen2Config::load`] and [`Checkpoint::open`] refuse, and one list of missing or misshapen tensors.
     pub fn open(directory: &Path) -> Result<Qwen2Weights, ModelError> {
         let config = Qwen2Config::load(directory)?;
+        let declared = Declared::read(directory)?.unwrap_or_default();
         let checkpoint = Checkpoint::open(directory)?;
-        check(&checkpoint, &config)?;
-        Self::collect(&checkpoint, config)
+        check(&checkpoint, &declared, &config)?;
+        Self::collect(&checkpoint, &declared, config)
     }
 
     /// Every matrix that a token is multiplied with, the head last.
@@ -104,8 +119,11 @@ impl Qwen2Weights {
         layers.chain([&self.head])
     }
 
-    fn collect(checkpoint: &Checkpoint, config: Qwen2Config) -> Result<Qwen2Weights, ModelError> {
-        let matrix = |name: &str, rows, columns| find(checkpoint, name).map(|tensor| matrix_of(tensor, rows, columns));
+    fn collect(checkpoint: &Checkpoint, declared: &Declared, config: Qwen2Config) -> Result<Qwen2Weights, ModelError> {
+        let matrix = |name: &str, rows, columns| {
+            let found = matrix_of(checkpoint, declared, name, (rows, columns));
+            found.map_err(|reason| ModelError::invalid(checkpoint.directory(), reason))
+        };
         let vector = |name: &str| find(checkpoint, name).map(vector_of);
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
@@ -127,24 +145,29 @@ impl Qwen2Weights {
                 gate: matrix("mlp.gate_proj", inner, hidden)?,
                 up: matrix("mlp.up_proj", inner, hidden)?,
                 down: matrix("mlp.down_proj", hidden, inner)?,
+                cache_scales: if declared.kv_fp8 { cache_scales(checkpoint, index)? } else { None },
             });
         }
         let embedding = matrix("model.embed_tokens.weight", config.vocab_size, hidden)?;
-        let head = if config.tied { embedding.clone() } else { matrix("lm_head.weight", config.vocab_size, hidden)? };
+        let head = if ties(checkpoint, &config) {
+            embedding.clone()
+        } else {
+            matrix("lm_head.weight", config.vocab_size, hidden)?
+        };
         let final_norm = vector("model.norm.weight")?;
         Ok(Qwen2Weights { config, embedding, layers, final_norm, head, file_bytes: checkpoint.file_bytes() })
     }
 }
 
 /// Names and shapes of every tensor the network needs.
-fn expected(config: &Qwen2Config) -> Vec<(String, Vec<usize>)> {
+fn expected(config: &Qwen2Config, tied: bool) -> Vec<(String, Vec<usize>)> {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let mut list = vec![
         ("model.embed_tokens.weight".to_owned(), vec![config.vocab_size, hidden]),
         ("model.norm.weight".to_owned(), vec![hidden]),
     ];
-    if !config.tied {
+    if !tied {
         list.push(("lm_head.weight".to_owned(), vec![config.vocab_size, hidden]));
     }
     for layer in 0..config.layers {
@@ -169,9 +192,19 @@ fn expected(config: &Qwen2Config) -> Vec<(String, Vec<usize>)> {
 }
 
 /// Checks all tensors and reports every kind of trouble in one sentence.
-fn check(checkpoint: &Checkpoint, config: &Qwen2Config) -> Result<(), ModelError> {
+fn check(checkpoint: &Checkpoint, declared: &Declared, config: &Qwen2Config) -> Result<(), ModelError> {
     let mut trouble: Vec<String> = Vec::new();
-    for (name, shape) in expected(config) {
+    for (name, shape) in expected(config, ties(checkpoint, config)) {
+        if let (Some(module), [rows, columns]) = (name.strip_suffix(".weight"), &shape[..]) {
+            match LowBit::find(checkpoint, declared, module, (*rows, *columns)) {
+                Ok(Some(_)) => continue,
+                Ok(None) => {}
+                Err(reason) => {
+                    trouble.push(reason);
+                    continue;
+                }
+            }
+        }
         match checkpoint.get(&name) {
             None => trouble.push(format!("`{name}` is missing")),
             Some(tensor) if !fits(tensor, &shape) => {
@@ -179,7 +212,7 @@ fn check(checkpoint: &Checkpoint, config: &Qwen2Config) -> Result<(), ModelError
             }
             Some(tensor) if element_of(tensor.dtype).is_none() => {
                 trouble.push(format!(
-                    "`{name}` is stored as {:?}; bf16, f16, f32 and what `sage engine quantize` makes are supported",
+                    "`{name}` is stored as {:?}; bf16, f16, f32 and what `sage engine quantize`, `sage calibrate` and ModelOpt make are supported",
                     tensor.dtype
                 ));
             }
@@ -223,9 +256,42 @@ fn fits(tensor: &Tensor, shape: &[usize]) -> bool {
     }
 }
 
-fn matrix_of(tensor: &Tensor, rows: usize, columns: usize) -> Matrix {
+/// Whether the head is the embedding. A head in few bits is stored beside it, whatever config.json says.
+fn ties(checkpoint: &Checkpoint, config: &Qwen2Config) -> bool {
+    config.tied && checkpoint.get("lm_head.weight_scale").is_none()
+}
+
+fn matrix_of(
+    checkpoint: &Checkpoint,
+    declared: &Declared,
+    name: &str,
+    (rows, columns): (usize, usize),
+) -> Result<Matrix, String> {
+    let module = name.strip_suffix(".weight").unwrap_or(name);
+    if let Some(low) = LowBit::find(checkpoint, declared, module, (rows, columns))? {
+        let (tensor, element) = (low.weight.clone(), Element::LowBit);
+        return Ok(Matrix { element, rows, columns, tensor, low: Some(Arc::new(low)) });
+    }
+    let tensor = checkpoint.get(name).ok_or_else(|| format!("tensor `{name}` is missing"))?;
     let element = element_of(tensor.dtype).unwrap_or(Element::F32);
-    Matrix { element, rows, columns, tensor: tensor.clone() }
+    Ok(Matrix { element, rows, columns, tensor: tensor.clone(), low: None })
+}
+
+/// Scales of the layer's cached keys and values.
+fn cache_scales(checkpoint: &Checkpoint, layer: usize) -> Result<Option<[f32; 2]>, ModelError> {
+    let mut scales = [1.0; 2];
+    for (scale, part) in scales.iter_mut().zip(["k_proj.k_scale", "v_proj.v_scale"]) {
+        let name = format!("model.layers.{layer}.self_attn.{part}");
+        let tensor = find(checkpoint, &name)?;
+        match number(tensor, 0).filter(|_| tensor.shape.iter().product::<usize>() == 1) {
+            Some(value) if value.is_finite() && value > 0.0 => *scale = value,
+            _ => {
+                let reason = format!("`{name}` is not one positive number");
+                return Err(ModelError::invalid(checkpoint.directory(), reason));
+            }
+        }
+    }
+    Ok(Some(scales))
 }
 
 fn vector_of(tensor: &Tensor) -> Vec<f32> {
@@ -253,6 +319,7 @@ pub(crate) fn widen(bytes: &[u8], element: Element, out: &mut [f32]) {
             }
         }
         Element::Q8 | Element::Q4 => unreachable!("quantised rows lie in blocks: widen_block_row"),
+        Element::LowBit => unreachable!("LowBit::widen_row"),
     }
 }
 

@@ -183,6 +183,7 @@ macro_rules! kernel_table {
                 Element::F16 => matmul::multiply::<Set, Fused<$vector, F16>, $rows, $tokens, $rest>(task, cancel),
                 Element::F32 => matmul::multiply::<Set, Fused<$vector, F32>, $rows, $tokens, $rest>(task, cancel),
                 Element::Q8 | Element::Q4 => unreachable!("quantised weights are multiplied by `multiply_bytes`"),
+                Element::LowBit => unreachable!("rows in few bits are widened first"),
             }
         }
 

@@ -43,6 +43,7 @@ unsafe fn weight(row: *const u8, element: Element, index: usize) -> f32 {
         Element::F16 => f16::from_bits(at.cast::<u16>().read_unaligned()).to_f32(),
         Element::F32 => at.cast::<f32>().read_unaligned(),
         Element::Q8 | Element::Q4 => unreachable!("quantised weights are multiplied by `multiply_bytes`"),
+        Element::LowBit => unreachable!("rows in few bits are widened first"),
     }
 }
 

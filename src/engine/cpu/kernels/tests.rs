@@ -22,7 +22,7 @@ fn stored(values: &[f32], element: Element) -> Vec<u8> {
         Element::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
         Element::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
         Element::F32 => values.iter().flat_map(|&v| v.to_le_bytes()).collect(),
-        Element::Q8 | Element::Q4 => unreachable!("quantised weights are made by quantize_block"),
+        Element::Q8 | Element::Q4 | Element::LowBit => unreachable!("packed weights are made by their packers"),
     }
 }
 

@@ -9,9 +9,11 @@
 use super::kv::KvCache;
 use super::parallel::{Cancelled, Workers};
 use super::rounded::{Mode, Rounded};
+use super::widened::Widened;
 use crate::engine::CancelToken;
 use crate::engine::cpu::kernels::{Kernels, MAX_QUERIES};
 use crate::engine::cpu::pool::Pool;
+use crate::model::lowbit::{self, Format};
 use crate::model::qwen2::{Layer, Qwen2Config, Qwen2Weights};
 use std::sync::Arc;
 
@@ -106,6 +108,36 @@ impl Workspace {
     }
 }
 
+/// Where numbers are seen on their way through the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Site {
+    /// Input of the query, key and value projections.
+    Attention,
+    /// Input of the attention's output projection.
+    Output,
+    /// Input of the gate and up projections.
+    Feed,
+    /// Input of the down projection.
+    Down,
+    /// Rotated keys, per head.
+    Key,
+    /// Values, per head.
+    Value,
+    /// Input of the head.
+    Head,
+}
+
+/// Looks on while tokens are read: for calibration.
+pub trait Seen {
+    /// Whole rows of `columns` numbers, one or more per token.
+    fn seen(&mut self, layer: usize, site: Site, rows: &[f32], columns: usize);
+}
+
+/// Nobody looks.
+impl Seen for () {
+    fn seen(&mut self, _: usize, _: Site, _: &[f32], _: usize) {}
+}
+
 impl Decoder {
     /// Starts the workers and allocates all working memory.
     ///
@@ -122,6 +154,7 @@ impl Decoder {
                 pool: Pool::new(options.threads)?,
                 kernels: options.kernels,
                 rounded: Rounded::new(&weights, options.kernels, options.mode, options.chunk),
+                widened: Widened::new(&weights, options.threads, options.chunk),
             },
             rope: Rope::new(&weights.config, options.context),
             space: Workspace::new(&weights.config, &options),
@@ -144,6 +177,7 @@ impl Decoder {
     pub fn workspace_bytes(&self) -> usize {
         self.space.bytes()
             + self.workers.rounded.bytes_held()
+            + self.workers.widened.bytes_held()
             + (self.rope.cos.len() + self.rope.sin.len()) * size_of::<f32>()
     }
 
@@ -160,6 +194,23 @@ impl Decoder {
     /// # Panics
     /// The tokens do not fit the chunk or the context; callers cut prompts before.
     pub fn forward(&mut self, tokens: &[u32], kv: &mut KvCache, cancel: &CancelToken) -> Result<(), Cancelled> {
+        self.forward_seen(tokens, kv, cancel, &mut ())
+    }
+
+    /// As [`Decoder::forward`], showing `seen` what goes into every linear layer and into the cache.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    ///
+    /// # Panics
+    /// As [`Decoder::forward`].
+    pub fn forward_seen<S: Seen>(
+        &mut self,
+        tokens: &[u32],
+        kv: &mut KvCache,
+        cancel: &CancelToken,
+        seen: &mut S,
+    ) -> Result<(), Cancelled> {
         let count = tokens.len();
         assert!((1..=self.options.chunk).contains(&count), "a chunk holds 1 to {} tokens", self.options.chunk);
         assert!(kv.len() + count <= self.options.context.min(kv.capacity()), "the context is full");
@@ -169,27 +220,28 @@ impl Decoder {
             weights.embedding.widen_row(token as usize, row);
         }
         for (index, layer) in weights.layers.iter().enumerate() {
-            self.attention(layer, index, count, kv, cancel)?;
-            self.feed_forward(layer, count, cancel)?;
+            self.attention((layer, index), count, kv, cancel, seen)?;
+            self.feed_forward((layer, index), count, cancel, seen)?;
         }
         kv.advance(count);
         Ok(())
     }
 
     /// residual += output(attention(norm(residual))).
-    fn attention(
+    fn attention<S: Seen>(
         &mut self,
-        layer: &Layer,
-        index: usize,
+        (layer, index): (&Layer, usize),
         count: usize,
         kv: &mut KvCache,
         cancel: &CancelToken,
+        seen: &mut S,
     ) -> Result<(), Cancelled> {
         let weights = Arc::clone(&self.weights);
         let config = &weights.config;
         let (workers, space) = (&mut self.workers, &mut self.space);
         let width = count * config.hidden_size;
         workers.rms_norm(&space.residual[..width], &layer.attention_norm, config.rms_norm_eps, &mut space.normed);
+        seen.seen(index, Site::Attention, &space.normed[..width], config.hidden_size);
         let products = [
             (&layer.query, &mut space.query[..]),
             (&layer.key, &mut space.key[..]),
@@ -203,6 +255,13 @@ impl Decoder {
         add_bias(&mut space.value, &layer.value_bias, count);
         self.rope.rotate(&mut space.query, config.heads, first, count);
         self.rope.rotate(&mut space.key, config.kv_heads, first, count);
+        let cached = count * config.kv_heads * config.head_dim;
+        seen.seen(index, Site::Key, &space.key[..cached], config.head_dim);
+        seen.seen(index, Site::Value, &space.value[..cached], config.head_dim);
+        if let Some([key, value]) = layer.cache_scales {
+            lowbit::round(Format::Fp8, key, &mut space.key[..cached]);
+            lowbit::round(Format::Fp8, value, &mut space.value[..cached]);
+        }
         for token in 0..count {
             for head in 0..config.kv_heads {
                 let at = (token * config.kv_heads + head) * config.head_dim;
@@ -213,20 +272,30 @@ impl Decoder {
 
         let (query, out) = ((&space.query[..], count), &mut space.attended);
         workers.attend(config, (kv, index), query, out, &mut space.scores, cancel)?;
+        let joined = config.heads * config.head_dim;
+        seen.seen(index, Site::Output, &space.attended[..count * joined], joined);
         workers.multiply([(&layer.output, &mut space.delta)], &space.attended, count, cancel)?;
         add(&mut space.residual[..width], &space.delta);
         Ok(())
     }
 
     /// residual += down(silu(gate(norm(residual))) * up(norm(residual))).
-    fn feed_forward(&mut self, layer: &Layer, count: usize, cancel: &CancelToken) -> Result<(), Cancelled> {
+    fn feed_forward<S: Seen>(
+        &mut self,
+        (layer, index): (&Layer, usize),
+        count: usize,
+        cancel: &CancelToken,
+        seen: &mut S,
+    ) -> Result<(), Cancelled> {
         let config = &self.weights.config;
         let (workers, space) = (&mut self.workers, &mut self.space);
         let (width, inner) = (count * config.hidden_size, count * config.intermediate_size);
         workers.rms_norm(&space.residual[..width], &layer.feed_norm, config.rms_norm_eps, &mut space.normed);
+        seen.seen(index, Site::Feed, &space.normed[..width], config.hidden_size);
         let products = [(&layer.gate, &mut space.gate[..]), (&layer.up, &mut space.up[..])];
         workers.multiply(products, &space.normed, count, cancel)?;
         workers.swiglu(&space.gate[..inner], &space.up[..inner], &mut space.inner[..inner]);
+        seen.seen(index, Site::Down, &space.inner[..inner], config.intermediate_size);
         workers.multiply([(&layer.down, &mut space.delta)], &space.inner, count, cancel)?;
         add(&mut space.residual[..width], &space.delta);
         Ok(())
@@ -237,11 +306,25 @@ impl Decoder {
     /// # Errors
     /// [`Cancelled`]: no logits; they can be asked for again.
     pub fn logits(&mut self, index: usize, cancel: &CancelToken) -> Result<&mut [f32], Cancelled> {
+        self.logits_seen(index, cancel, &mut ())
+    }
+
+    /// As [`Decoder::logits`], showing `seen` what goes into the head, as of the layer after the last.
+    ///
+    /// # Errors
+    /// As [`Decoder::logits`].
+    pub fn logits_seen<S: Seen>(
+        &mut self,
+        index: usize,
+        cancel: &CancelToken,
+        seen: &mut S,
+    ) -> Result<&mut [f32], Cancelled> {
         let config = &self.weights.config;
         let (workers, space) = (&mut self.workers, &mut self.space);
         let hidden = config.hidden_size;
         let row = &space.residual[index * hidden..(index + 1) * hidden];
         workers.rms_norm(row, &self.weights.final_norm, config.rms_norm_eps, &mut space.normed[..hidden]);
+        seen.seen(config.layers, Site::Head, &space.normed[..hidden], hidden);
         workers.multiply([(&self.weights.head, &mut space.logits)], &space.normed, 1, cancel)?;
         Ok(&mut space.logits)
     }

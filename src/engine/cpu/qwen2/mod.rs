@@ -6,9 +6,10 @@ mod generate;
 mod kv;
 mod parallel;
 mod rounded;
+mod widened;
 
 pub use crate::model::transcript::{Finish, PromptError, Step, common_prefix};
-pub use decoder::{Decoder, DecoderOptions};
+pub use decoder::{Decoder, DecoderOptions, Seen, Site};
 pub use generate::Generation;
 pub use kv::KvCache;
 pub use parallel::Cancelled;

@@ -6,10 +6,12 @@
 
 use super::kv::KvCache;
 use super::rounded::Rounded;
+use super::widened::{ROWS, Widened};
 use crate::engine::CancelToken;
-use crate::engine::cpu::kernels::{Attend, Kernels, MAX_QUERIES};
+use crate::engine::cpu::kernels::{Attend, Kernels, MAX_QUERIES, Multiply};
 use crate::engine::cpu::pool::Pool;
-use crate::model::checkpoint::BLOCK_ROWS;
+use crate::model::checkpoint::{BLOCK_ROWS, Element};
+use crate::model::lowbit::LowBit;
 use crate::model::qwen2::{Matrix, Qwen2Config};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -38,6 +40,8 @@ pub(super) struct Workers {
     pub kernels: &'static Kernels,
     /// Activations as the quantised and the bf16 products take them.
     pub rounded: Rounded,
+    /// Room for matrices in few bits.
+    pub widened: Widened,
 }
 
 /// Multiply-adds below which one thread does the work: handing it over would cost more than it saves.
@@ -88,6 +92,15 @@ impl Workers {
         tokens: usize,
         cancel: &CancelToken,
     ) -> Result<(), Cancelled> {
+        if products.iter().any(|(matrix, _)| matrix.low_bit().is_some()) {
+            for (matrix, y) in products {
+                match matrix.low_bit() {
+                    Some(low) => self.multiply_low(low, x, y, tokens, cancel)?,
+                    None => self.multiply([(matrix, y)], x, tokens, cancel)?,
+                }
+            }
+            return Ok(());
+        }
         let (kernels, threads) = (self.kernels, self.pool.threads());
         let total: usize = products.iter().map(|(matrix, _)| matrix.rows).sum();
         let step = rows_per_claim(total, threads);
@@ -120,6 +133,54 @@ impl Workers {
                     unsafe { rounded.multiply(kernels, (matrix, rows), (x, tokens), out, cancel) };
                     break;
                 }
+            }
+        });
+        if cancel.is_cancelled() { Err(Cancelled) } else { Ok(()) }
+    }
+
+    /// y[t] = low x[t]: inputs are rounded as the format says, rows widened to f32 a few at a time.
+    fn multiply_low(
+        &mut self,
+        low: &LowBit,
+        x: &[f32],
+        y: &mut [f32],
+        tokens: usize,
+        cancel: &CancelToken,
+    ) -> Result<(), Cancelled> {
+        let (kernels, rows, columns) = (self.kernels, low.rows, low.columns);
+        assert!(x.len() >= tokens * columns && y.len() >= tokens * rows);
+        let (x, room) = self.widened.inputs(low, x, tokens);
+        assert!(room.len() >= self.pool.threads() * ROWS * columns);
+        let (y, room) = (Shared(y.as_mut_ptr()), Shared(room.as_mut_ptr()));
+        let next = AtomicUsize::new(0);
+        run(&mut self.pool, tokens * rows * columns, &|worker| {
+            loop {
+                let first = next.fetch_add(1, Relaxed) * ROWS;
+                if first >= rows || cancel.is_cancelled() {
+                    return;
+                }
+                let count = ROWS.min(rows - first);
+                // SAFETY: each worker has its own ROWS rows of `room`, whose length was checked above.
+                let wide = unsafe {
+                    std::slice::from_raw_parts_mut(room.pointer().add(worker * ROWS * columns), count * columns)
+                };
+                for (row, out) in wide.chunks_exact_mut(columns).enumerate() {
+                    low.widen_row(first + row, out);
+                }
+                let task = Multiply {
+                    weights: wide.as_ptr().cast(),
+                    element: Element::F32,
+                    rows: 0..count,
+                    columns,
+                    x: x.as_ptr(),
+                    tokens,
+                    // SAFETY: `first` is a row of y, whose length was checked above.
+                    y: unsafe { y.pointer().add(first) },
+                    y_stride: rows,
+                };
+                // SAFETY: the kernels were chosen for this CPU; `wide` holds the rows, x and y were checked above; claims
+                // give each worker rows of its own.
+                unsafe { (kernels.multiply)(&task, cancel) };
             }
         });
         if cancel.is_cancelled() { Err(Cancelled) } else { Ok(()) }
