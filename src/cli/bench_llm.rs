@@ -37,9 +37,17 @@ pub struct Args {
         conflicts_with = "model"
     )]
     weights: Vec<Format>,
-    /// exact: activations in f32. fast: rounded to bf16 where the processor can multiply that; matters for bf16 weights.
-    #[arg(long, value_name = "MODE", default_value = "exact", value_parser = super::language_model::mode)]
-    mode: Mode,
+    /// exact: activations in f32. fast: rounded to bf16 where the processor can multiply that. Weights that are not bf16 are
+    /// measured once, in the first.
+    #[arg(
+        long,
+        value_name = "MODE,...",
+        value_delimiter = ',',
+        default_value = "exact",
+        alias = "mode",
+        value_parser = super::language_model::mode
+    )]
+    modes: Vec<Mode>,
     /// Thread counts to measure, such as 1,2.
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1, 2])]
     threads: Vec<usize>,
@@ -148,16 +156,18 @@ fn measure_format(args: &Args, format: Format, bf16: &Path, runs: &mut Vec<Value
     measure_model(args, name, smaller.path(), runs)
 }
 
-/// Measures one model with every number of threads.
+/// Measures one model with every number of threads and in every mode that matters to it.
 fn measure_model(args: &Args, format: &str, folder: &Path, runs: &mut Vec<Value>) -> anyhow::Result<()> {
     let weights = Arc::new(Qwen2Weights::open(folder).map_err(|error| BadInput(error.to_string()))?);
-    for &threads in &args.threads {
-        let options = DecoderOptions { threads, mode: args.mode, ..DecoderOptions::default() };
+    let rounds = weights.matrices().any(|matrix| matrix.element == Element::Bf16);
+    let modes = if rounds { &args.modes[..] } else { &args.modes[..1] };
+    for (&threads, &mode) in args.threads.iter().flat_map(|threads| modes.iter().map(move |mode| (threads, mode))) {
+        let options = DecoderOptions { threads, mode, ..DecoderOptions::default() };
         let mut talk = Talk::new(&weights, options)?;
         let mut run = Map::new();
         run.insert("weights".to_owned(), json!(format));
         run.insert("threads".to_owned(), json!(threads));
-        run.insert("mode".to_owned(), json!(args.mode.name()));
+        run.insert("mode".to_owned(), json!(mode.name()));
         run.insert("kernels".to_owned(), json!(talk.kernels()));
         run.insert("weights_bytes".to_owned(), json!(weights.file_bytes));
         // Memory first: what the other parts allocate would count.
@@ -197,14 +207,14 @@ fn print_table(report: &Value) {
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
             });
-            print!(" {value:>10}");
+            print!(" {value:>17}");
         }
         println!();
     }
     if let Some(grammar) = report["grammar"].as_object() {
         println!("following a JSON schema");
         for (name, value) in grammar {
-            println!("  {name:<32} {value:>10}");
+            println!("  {name:<32} {value:>17}");
         }
     }
 }

@@ -33,8 +33,8 @@ impl Talk {
     }
 
     /// Name of the kernels it runs.
-    pub fn kernels(&self) -> &'static str {
-        self.decoder.options().kernels.name
+    pub fn kernels(&self) -> String {
+        self.decoder.options().kernels.full_name()
     }
 
     /// `count` tokens; another `variant` differs from the first token on.

@@ -1,5 +1,6 @@
 //! The embedded default: networks that ship with the program and run on the CPU.
 
+pub mod aligned;
 pub mod ear;
 pub mod eye;
 pub mod kernels;

@@ -68,9 +68,13 @@ unsafe fn attend_tile<V: Vector, const Q: usize>(call: &Attend) {
     for &length in &call.lengths[..Q] {
         longest = longest.max(length);
     }
-    let blocks = longest.div_ceil(KEY_BLOCK);
-    for block in 0..blocks {
-        block_scores::<V, Q>(call, block);
+    // Two registers of keys at a time: each broadcast of a query serves both.
+    let registers = longest.div_ceil(KEY_BLOCK) * KEY_BLOCK / V::LANES;
+    for pair in 0..registers / 2 {
+        key_scores::<V, Q, 2>(call, 2 * pair);
+    }
+    if registers % 2 == 1 {
+        key_scores::<V, Q, 1>(call, registers - 1);
     }
     let mut inverse = [0.0f32; MAX_QUERIES];
     for (q, inverse) in inverse.iter_mut().enumerate().take(Q) {
@@ -78,30 +82,42 @@ unsafe fn attend_tile<V: Vector, const Q: usize>(call: &Attend) {
         *inverse = 1.0 / exponentials::<V>(scores, call.lengths[q], longest);
     }
     let mut d = 0;
+    while d + 2 * V::LANES <= call.head_dim {
+        weighted_values::<V, Q, 2>(call, longest, d, &inverse);
+        d += 2 * V::LANES;
+    }
     while d < call.head_dim {
-        weighted_values::<V, Q>(call, longest, d, &inverse);
+        weighted_values::<V, Q, 1>(call, longest, d, &inverse);
         d += V::LANES;
     }
 }
 
-/// Scores of one block of keys for all queries.
+/// Scores of `N` registers of keys for all queries, the first of them number `first`.
 #[inline(always)]
-unsafe fn block_scores<V: Vector, const Q: usize>(call: &Attend, block: usize) {
-    let keys = call.keys.add(block * KEY_BLOCK * call.head_dim);
-    let scale = V::splat(call.scale);
-    let mut lane = 0;
-    while lane < KEY_BLOCK {
-        let mut sums = [V::splat(0.0); Q];
-        for d in 0..call.head_dim {
-            let key = V::load(keys.add(d * KEY_BLOCK + lane));
-            for (q, sum) in sums.iter_mut().enumerate() {
-                *sum = key.mul_add(V::splat(*call.queries[q].add(d)), *sum);
+unsafe fn key_scores<V: Vector, const Q: usize, const N: usize>(call: &Attend, first: usize) {
+    let mut keys = [call.keys; N];
+    for (n, keys) in keys.iter_mut().enumerate() {
+        let position = (first + n) * V::LANES;
+        *keys = call.keys.add(position / KEY_BLOCK * KEY_BLOCK * call.head_dim + position % KEY_BLOCK);
+    }
+    let mut sums = [[V::splat(0.0); N]; Q];
+    for d in 0..call.head_dim {
+        let mut key = [V::load(keys[0].add(d * KEY_BLOCK)); N];
+        for n in 1..N {
+            key[n] = V::load(keys[n].add(d * KEY_BLOCK));
+        }
+        for (q, sums) in sums.iter_mut().enumerate() {
+            let query = V::splat(*call.queries[q].add(d));
+            for n in 0..N {
+                sums[n] = key[n].mul_add(query, sums[n]);
             }
         }
-        for (q, sum) in sums.iter().enumerate() {
-            sum.mul(scale).store(call.scores.add(q * call.scores_stride + block * KEY_BLOCK + lane));
+    }
+    let scale = V::splat(call.scale);
+    for (q, sums) in sums.iter().enumerate() {
+        for (n, sum) in sums.iter().enumerate() {
+            sum.mul(scale).store(call.scores.add(q * call.scores_stride + (first + n) * V::LANES));
         }
-        lane += V::LANES;
     }
 }
 
@@ -143,24 +159,32 @@ unsafe fn exponentials<V: Vector>(scores: *mut f32, length: usize, longest: usiz
     sum.sum()
 }
 
-/// One register's worth of result dimensions for all queries.
+/// `N` registers' worth of result dimensions for all queries; one alone may be cut short by the end of the head.
 #[inline(always)]
-unsafe fn weighted_values<V: Vector, const Q: usize>(
+unsafe fn weighted_values<V: Vector, const Q: usize, const N: usize>(
     call: &Attend,
     longest: usize,
     d: usize,
     inverse: &[f32; MAX_QUERIES],
 ) {
     let count = V::LANES.min(call.head_dim - d);
-    let mut sums = [V::splat(0.0); Q];
+    let mut sums = [[V::splat(0.0); N]; Q];
     for position in 0..longest {
         let from = call.values.add(position * call.head_dim + d);
-        let value = if count == V::LANES { V::load(from) } else { V::load_first(from, count) };
-        for (q, sum) in sums.iter_mut().enumerate() {
-            *sum = value.mul_add(V::splat(*call.scores.add(q * call.scores_stride + position)), *sum);
+        let mut value = [if count == V::LANES { V::load(from) } else { V::load_first(from, count) }; N];
+        for (n, value) in value.iter_mut().enumerate().skip(1) {
+            *value = V::load(from.add(n * V::LANES));
+        }
+        for (q, sums) in sums.iter_mut().enumerate() {
+            let score = V::splat(*call.scores.add(q * call.scores_stride + position));
+            for n in 0..N {
+                sums[n] = value[n].mul_add(score, sums[n]);
+            }
         }
     }
-    for (q, sum) in sums.iter().enumerate() {
-        sum.mul(V::splat(inverse[q])).store_first(call.results[q].add(d), count);
+    for (q, sums) in sums.iter().enumerate() {
+        for (n, sum) in sums.iter().enumerate() {
+            sum.mul(V::splat(inverse[q])).store_first(call.results[q].add(d + n * V::LANES), count);
+        }
     }
 }

@@ -118,7 +118,7 @@ unsafe fn pairs(a: __m256, b: __m256) -> __m256 {
     _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b))
 }
 
-kernel_table!("avx512", Zmm, "avx512f,avx512bw,avx512vl", rows: 4, tokens: 6, rest: 2, bytes: bytes_avx2);
+kernel_table!("avx512", Zmm, "avx512f,avx512bw,avx512vl", rows: 4, tokens: 6, rest: 4, bytes: bytes_avx2);
 
 /// With dot products of bytes (Ice Lake and later).
 pub(super) static WITH_VNNI: Kernels =

@@ -58,5 +58,5 @@ impl InstructionSet for Set {
 
 /// bf16 weights times bf16 activations.
 pub(super) unsafe fn multiply(task: &Multiply<u16>, cancel: &CancelToken) {
-    matmul::multiply::<Set, Pairs, 4, 6, 2>(task, cancel)
+    matmul::multiply::<Set, Pairs, 4, 6, 4>(task, cancel)
 }

@@ -31,17 +31,22 @@ pub(super) struct Quads<D>(PhantomData<D>);
 
 impl<D: FourProducts> Panel for Quads<D> {
     type Weights = [int8x16_t; 4];
+    type Activations = int8x16_t;
     type Whole = [int32x4_t; 4];
     type Real = [float32x4_t; 4];
-    const EXCESS: i32 = 0;
 
+    /// Only weights of 4 bits are stored without sign.
     #[inline(always)]
-    unsafe fn whole(value: i32) -> Self::Whole {
-        [vdupq_n_s32(value); 4]
+    unsafe fn start<const FOUR: bool>(minus_sum: *const i32) -> Self::Whole {
+        [vdupq_n_s32(if FOUR { minus_sum.read().wrapping_mul(8) } else { 0 }); 4]
     }
     #[inline(always)]
     unsafe fn zero() -> Self::Real {
         [vdupq_n_f32(0.0); 4]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::Real {
+        [vld1q_f32(from), vld1q_f32(from.add(4)), vld1q_f32(from.add(8)), vld1q_f32(from.add(12))]
     }
     #[inline(always)]
     unsafe fn scales(from: *const u8) -> Self::Real {
@@ -61,18 +66,27 @@ impl<D: FourProducts> Panel for Quads<D> {
         weights
     }
     #[inline(always)]
-    unsafe fn four_bits(from: *const u8) -> (Self::Weights, Self::Weights) {
-        let (mut low, mut high) = ([vdupq_n_s8(0); 4], [vdupq_n_s8(0); 4]);
-        for i in 0..4 {
-            let pairs = vld1q_u8(from.add(i * 16));
-            low[i] = vreinterpretq_s8_u8(vandq_u8(pairs, vdupq_n_u8(15)));
-            high[i] = vreinterpretq_s8_u8(vshrq_n_u8::<4>(pairs));
+    unsafe fn low_bits(from: *const u8) -> Self::Weights {
+        let mut weights = [vdupq_n_s8(0); 4];
+        for (i, weights) in weights.iter_mut().enumerate() {
+            *weights = vreinterpretq_s8_u8(vandq_u8(vld1q_u8(from.add(i * 16)), vdupq_n_u8(15)));
         }
-        (low, high)
+        weights
     }
     #[inline(always)]
-    unsafe fn dot(mut sum: Self::Whole, weights: Self::Weights, x: *const i8) -> Self::Whole {
-        let x = vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()));
+    unsafe fn high_bits(from: *const u8) -> Self::Weights {
+        let mut weights = [vdupq_n_s8(0); 4];
+        for (i, weights) in weights.iter_mut().enumerate() {
+            *weights = vreinterpretq_s8_u8(vshrq_n_u8::<4>(vld1q_u8(from.add(i * 16))));
+        }
+        weights
+    }
+    #[inline(always)]
+    unsafe fn activations(x: *const i8) -> int8x16_t {
+        vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()))
+    }
+    #[inline(always)]
+    unsafe fn dot(mut sum: Self::Whole, weights: Self::Weights, x: int8x16_t) -> Self::Whole {
         // Loops throughout: a closure would be compiled without the instructions at hand.
         for (sum, weights) in sum.iter_mut().zip(weights) {
             *sum = D::dot(*sum, weights, x);
@@ -80,9 +94,16 @@ impl<D: FourProducts> Panel for Quads<D> {
         sum
     }
     #[inline(always)]
-    unsafe fn accumulate(mut sum: Self::Real, whole: Self::Whole, scales: Self::Real, scale: f32) -> Self::Real {
+    unsafe fn scaled(mut scales: Self::Real, scale: f32) -> Self::Real {
+        for scales in &mut scales {
+            *scales = vmulq_n_f32(*scales, scale);
+        }
+        scales
+    }
+    #[inline(always)]
+    unsafe fn accumulate(mut sum: Self::Real, whole: Self::Whole, scales: Self::Real) -> Self::Real {
         for i in 0..4 {
-            sum[i] = vfmaq_f32(sum[i], vcvtq_f32_s32(whole[i]), vmulq_n_f32(scales[i], scale));
+            sum[i] = vfmaq_f32(sum[i], vcvtq_f32_s32(whole[i]), scales[i]);
         }
         sum
     }
@@ -96,4 +117,4 @@ impl<D: FourProducts> Panel for Quads<D> {
     }
 }
 
-byte_products!(Quads<Widening>, "neon", blocks: 1, tokens: 2);
+byte_products!(Quads<Widening>, "neon", blocks: 1, tokens: 2, rest: 2);

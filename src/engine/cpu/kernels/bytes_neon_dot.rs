@@ -22,4 +22,4 @@ impl FourProducts for Dot {
     }
 }
 
-byte_products!(Quads<Dot>, "neon,dotprod", blocks: 1, tokens: 2);
+byte_products!(Quads<Dot>, "neon,dotprod", blocks: 1, tokens: 2, rest: 2);

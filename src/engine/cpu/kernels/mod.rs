@@ -13,6 +13,7 @@ mod attention;
 mod bytes;
 mod elementwise;
 mod matmul;
+mod prefetch;
 mod scalar;
 mod vector;
 
@@ -87,7 +88,7 @@ pub struct Kernels {
     pub multiply_bytes: unsafe fn(&MultiplyBytes, &CancelToken),
     /// `(x, out, count)`: rounds activations to bf16, halves to even.
     pub round_to_bf16: unsafe fn(*const f32, *mut u16, usize),
-    /// `(x, columns, out)`: rounds one row of activations to 8 bits; equal bits on every set.
+    /// `(x, columns, out)`: rounds one row of activations to 8 bits, the first token of `out`; equal bits on every set.
     pub round_to_bytes: unsafe fn(*const f32, usize, &Bytes),
     /// Runs causal attention for a few queries.
     pub attend: unsafe fn(&mut Attend),

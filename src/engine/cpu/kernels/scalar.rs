@@ -94,15 +94,15 @@ unsafe fn multiply_bytes(task: &MultiplyBytes, cancel: &CancelToken) {
         }
         let (block, row) = (r / BLOCK_ROWS, r % BLOCK_ROWS);
         let block = task.weights.add(block * BLOCK_ROWS * task.element.row_bytes(task.columns));
-        for t in 0..task.tokens {
+        for t in 0..task.x.tokens {
             let mut sum = 0.0f32;
             for group in 0..groups {
-                let mut dot = 0i32;
-                for k in group * GROUP..(group + 1) * GROUP {
-                    dot += whole(block, task, row, k) * i32::from(*task.x.values.add(t * task.columns + k));
+                let (x, mut dot) = (task.x.from(t, group), 0i32);
+                for k in 0..GROUP {
+                    dot += whole(block, task, row, group * GROUP + k) * i32::from(*x.values.add(k));
                 }
                 let scale = block.add((group * BLOCK_ROWS + row) * 2).cast::<u16>().read_unaligned();
-                let scale = bf16::from_bits(scale).to_f32() * *task.x.scales.add(t * groups + group);
+                let scale = bf16::from_bits(scale).to_f32() * *x.scales;
                 sum = libm::fmaf(dot as f32, scale, sum);
             }
             *task.y.add(t * task.y_stride + r) = sum;

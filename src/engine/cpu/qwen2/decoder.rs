@@ -7,10 +7,11 @@
 //! positions and grouped keys, SwiGLU feed-forward, tied or untied head. It allocates nothing.
 
 use super::kv::KvCache;
-use super::parallel::{Cancelled, Workers};
+use super::parallel::{Cancelled, Claims, Workers};
 use super::rounded::{Mode, Rounded};
 use super::widened::Widened;
 use crate::engine::CancelToken;
+use crate::engine::cpu::aligned::Aligned;
 use crate::engine::cpu::kernels::{Kernels, MAX_QUERIES};
 use crate::engine::cpu::pool::Pool;
 use crate::model::lowbit::{self, Format};
@@ -50,24 +51,24 @@ pub struct Decoder {
 /// Activations of one chunk, allocated once; `[token][width]` each.
 struct Workspace {
     /// The residual stream.
-    residual: Vec<f32>,
-    normed: Vec<f32>,
-    query: Vec<f32>,
-    key: Vec<f32>,
-    value: Vec<f32>,
-    attended: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    inner: Vec<f32>,
+    residual: Aligned<f32>,
+    normed: Aligned<f32>,
+    query: Aligned<f32>,
+    key: Aligned<f32>,
+    value: Aligned<f32>,
+    attended: Aligned<f32>,
+    gate: Aligned<f32>,
+    up: Aligned<f32>,
+    inner: Aligned<f32>,
     /// Output of attention or feed-forward, to be added to the residual.
-    delta: Vec<f32>,
-    scores: Vec<f32>,
-    logits: Vec<f32>,
+    delta: Aligned<f32>,
+    scores: Aligned<f32>,
+    logits: Aligned<f32>,
 }
 
 impl Workspace {
     fn new(config: &Qwen2Config, options: &DecoderOptions) -> Workspace {
-        let row = |width: usize| vec![0.0; options.chunk * width];
+        let row = |width: usize| Aligned::new(options.chunk * width);
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let context = options.context.next_multiple_of(crate::engine::cpu::kernels::KEY_BLOCK);
@@ -82,8 +83,8 @@ impl Workspace {
             up: row(inner),
             inner: row(inner),
             delta: row(hidden),
-            scores: vec![0.0; options.threads * MAX_QUERIES * context],
-            logits: vec![0.0; config.vocab_size],
+            scores: Aligned::new(options.threads * MAX_QUERIES * context),
+            logits: Aligned::new(config.vocab_size),
         }
     }
 
@@ -155,6 +156,7 @@ impl Decoder {
                 kernels: options.kernels,
                 rounded: Rounded::new(&weights, options.kernels, options.mode, options.chunk),
                 widened: Widened::new(&weights, options.threads, options.chunk),
+                claims: Claims::new(options.threads),
             },
             rope: Rope::new(&weights.config, options.context),
             space: Workspace::new(&weights.config, &options),

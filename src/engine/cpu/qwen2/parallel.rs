@@ -13,6 +13,7 @@ use crate::engine::cpu::pool::Pool;
 use crate::model::checkpoint::{BLOCK_ROWS, Element};
 use crate::model::lowbit::LowBit;
 use crate::model::qwen2::{Matrix, Qwen2Config};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The step was cancelled; nothing of it counts.
@@ -42,6 +43,41 @@ pub(super) struct Workers {
     pub rounded: Rounded,
     /// Room for matrices in few bits.
     pub widened: Widened,
+    /// Who multiplies which rows.
+    pub claims: Claims,
+}
+
+/// Numbered parts of a product. Every worker takes those of a share of its own, one after another, so that it reads the weights as
+/// one stream; then it helps the others.
+pub(super) struct Claims {
+    /// How many parts of each worker's share are taken.
+    taken: Box<[AtomicUsize]>,
+}
+
+impl Claims {
+    /// For so many workers.
+    pub(super) fn new(workers: usize) -> Claims {
+        Claims { taken: (0..workers).map(|_| AtomicUsize::new(0)).collect() }
+    }
+
+    /// No part is taken; called while no worker takes any.
+    fn reset(&self) {
+        self.taken.iter().for_each(|taken| taken.store(0, Relaxed));
+    }
+
+    fn share(&self, worker: usize, parts: usize) -> Range<usize> {
+        parts * worker / self.taken.len()..parts * (worker + 1) / self.taken.len()
+    }
+
+    /// The next of `parts` for `worker`, each given once.
+    fn take(&self, worker: usize, parts: usize) -> Option<usize> {
+        let workers = self.taken.len();
+        (worker..worker + workers).map(|owner| owner % workers).find_map(|owner| {
+            let share = self.share(owner, parts);
+            let part = share.start + self.taken[owner].fetch_add(1, Relaxed);
+            share.contains(&part).then_some(part)
+        })
+    }
 }
 
 /// Multiply-adds below which one thread does the work: handing it over would cost more than it saves.
@@ -52,7 +88,7 @@ const SWIGLU_PART: usize = 8192;
 
 /// Rows that a worker takes at a time: enough to stream, few enough to balance, whole blocks of quantised matrices.
 fn rows_per_claim(rows: usize, threads: usize) -> usize {
-    (rows / (threads * 4)).clamp(16, 128).next_multiple_of(BLOCK_ROWS)
+    (rows / (threads * 8)).clamp(16, 128).next_multiple_of(BLOCK_ROWS)
 }
 
 /// Runs the closure on every worker, or on the caller alone if there is little to do.
@@ -79,7 +115,7 @@ impl Workers {
                 }
                 let row = &x[token * columns..(token + 1) * columns];
                 // SAFETY: `prepare` checked that the rounded rows fit; each token is taken by one worker.
-                unsafe { rounded.round_row(kernels, row, token, (bytes, bf16)) };
+                unsafe { rounded.round_row(kernels, row, (token, tokens), (bytes, bf16)) };
             }
         });
     }
@@ -111,13 +147,12 @@ impl Workers {
         });
         let work = tokens * tasks.iter().map(|(matrix, _)| matrix.rows * matrix.columns).sum::<usize>();
         self.round(&tasks.map(|(matrix, _)| matrix), x, tokens);
-        let rounded = &self.rounded;
-        let claims: usize = tasks.iter().map(|(matrix, _)| matrix.rows.div_ceil(step)).sum();
-        let next = AtomicUsize::new(0);
-        run(&mut self.pool, work, &|_| {
-            loop {
-                let mut claim = next.fetch_add(1, Relaxed);
-                if claim >= claims || cancel.is_cancelled() {
+        let (rounded, claims) = (&self.rounded, &self.claims);
+        let parts: usize = tasks.iter().map(|(matrix, _)| matrix.rows.div_ceil(step)).sum();
+        claims.reset();
+        run(&mut self.pool, work, &|worker| {
+            while let Some(mut claim) = claims.take(worker, parts) {
+                if cancel.is_cancelled() {
                     return;
                 }
                 for (matrix, y) in &tasks {
@@ -267,5 +302,35 @@ impl Workers {
                 unsafe { (kernels.swiglu)(gate[at..].as_ptr(), up[at..].as_ptr(), to.pointer().add(at), part) };
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_is_given_once_and_first_to_its_owner() {
+        for (workers, parts) in [(1, 5), (2, 7), (3, 2), (4, 100)] {
+            let claims = Claims::new(workers);
+            // One worker that is fast, one after another, or all in turn.
+            for turn in [0, 1] {
+                claims.reset();
+                let mut given = Vec::new();
+                let mut calls = 0;
+                while let Some(part) = claims.take(calls * turn % workers, parts) {
+                    given.push(part);
+                    calls += 1;
+                }
+                if turn == 0 {
+                    assert_eq!(given, (0..parts).collect::<Vec<_>>());
+                }
+                given.sort_unstable();
+                assert_eq!(given, (0..parts).collect::<Vec<_>>());
+            }
+            claims.reset();
+            let last = workers - 1;
+            assert_eq!(claims.take(last, 10 * workers), Some(10 * last));
+        }
     }
 }

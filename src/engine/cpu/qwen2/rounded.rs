@@ -2,6 +2,7 @@
 //! Flows in: f32 activations of a chunk. Flows out: the product kernel that fits a matrix, on the activations it takes.
 
 use crate::engine::CancelToken;
+use crate::engine::cpu::aligned::Aligned;
 use crate::engine::cpu::kernels::{Bytes, Kernels, Multiply, MultiplyBytes};
 use crate::model::checkpoint::{Element, GROUP};
 use crate::model::qwen2::{Matrix, Qwen2Config, Qwen2Weights};
@@ -37,17 +38,17 @@ impl Mode {
 /// Rounded activations of one chunk, allocated once.
 pub(super) struct Rounded {
     mode: Mode,
-    values: Vec<i8>,
-    scales: Vec<f32>,
-    sums: Vec<i32>,
-    bf16: Vec<u16>,
-    /// Where `values`, `scales` and `sums` lie; used by the workers, and nobody touches the vectors meanwhile.
+    values: Aligned<i8>,
+    scales: Aligned<f32>,
+    minus_sums: Aligned<i32>,
+    bf16: Aligned<u16>,
+    /// Where `values`, `scales` and `minus_sums` lie; used by the workers, and nobody touches the buffers meanwhile.
     at: Bytes,
     /// Where `bf16` lies.
     bf16_at: *mut u16,
 }
 
-// SAFETY: the pointers are into the vectors beside them; workers write disjoint tokens, as `round_row` demands.
+// SAFETY: the pointers are into the buffers beside them; workers write disjoint tokens, as `round_row` demands.
 unsafe impl Send for Rounded {}
 // SAFETY: as above.
 unsafe impl Sync for Rounded {}
@@ -59,15 +60,20 @@ impl Rounded {
         let most = chunk * hidden_size.max(intermediate_size).max(heads * head_dim);
         let bytes = if weights.matrices().any(|matrix| matrix.element.is_quantised()) { most } else { 0 };
         let pairs = weights.matrices().any(|matrix| takes_bf16(matrix, kernels, mode));
-        let (mut values, mut scales, mut sums) = (vec![0; bytes], vec![0.0; bytes / GROUP], vec![0; bytes / GROUP]);
-        let mut bf16 = vec![0; if pairs { most } else { 0 }];
-        let at = Bytes { values: values.as_mut_ptr(), scales: scales.as_mut_ptr(), sums: sums.as_mut_ptr() };
-        Rounded { mode, at, bf16_at: bf16.as_mut_ptr(), values, scales, sums, bf16 }
+        let (mut values, mut scales) = (Aligned::new(bytes), Aligned::new(bytes / GROUP));
+        let (mut minus_sums, mut bf16) = (Aligned::new(bytes / GROUP), Aligned::new(if pairs { most } else { 0 }));
+        let at = Bytes {
+            values: values.as_mut_ptr(),
+            scales: scales.as_mut_ptr(),
+            minus_sums: minus_sums.as_mut_ptr(),
+            tokens: 0,
+        };
+        Rounded { mode, at, bf16_at: bf16.as_mut_ptr(), values, scales, minus_sums, bf16 }
     }
 
     /// Bytes held.
     pub(super) fn bytes_held(&self) -> usize {
-        self.values.len() + 4 * (self.scales.len() + self.sums.len()) + 2 * self.bf16.len()
+        self.values.len() + 4 * (self.scales.len() + self.minus_sums.len()) + 2 * self.bf16.len()
     }
 
     /// Whether any of the matrices, which share their input, takes 8 bits, and whether any takes bf16.
@@ -80,15 +86,21 @@ impl Rounded {
         (bytes, bf16)
     }
 
-    /// Rounds the activations of one token.
+    /// Rounds the activations of one of `tokens` tokens.
     ///
     /// # Safety
     /// The row fits ([`Rounded::prepare`]), the CPU has the kernels, and nobody else uses this token's row.
-    pub(super) unsafe fn round_row(&self, kernels: &Kernels, row: &[f32], token: usize, (bytes, bf16): (bool, bool)) {
+    pub(super) unsafe fn round_row(
+        &self,
+        kernels: &Kernels,
+        row: &[f32],
+        (token, tokens): (usize, usize),
+        (bytes, bf16): (bool, bool),
+    ) {
         // SAFETY: as the caller promises.
         unsafe {
             if bytes {
-                (kernels.round_to_bytes)(row.as_ptr(), row.len(), &self.at.of_token(token, row.len()));
+                (kernels.round_to_bytes)(row.as_ptr(), row.len(), &Bytes { tokens, ..self.at }.from(token, 0));
             }
             if bf16 {
                 let to = self.bf16_at.add(token * row.len());
@@ -115,8 +127,8 @@ impl Rounded {
         // SAFETY: as the caller promises; a matrix's bytes were checked against its shape when it was loaded.
         unsafe {
             if element.is_quantised() {
-                let x = self.at;
-                let task = MultiplyBytes { weights, element, rows, columns, x, tokens, y, y_stride };
+                let x = Bytes { tokens, ..self.at };
+                let task = MultiplyBytes { weights, element, rows, columns, x, y, y_stride };
                 return (kernels.multiply_bytes)(&task, cancel);
             }
             match kernels.multiply_bf16 {
