@@ -159,8 +159,9 @@ mod tests {
         assert!(seen.least_error(Format::Int8) > 0.9);
         seen.add(&[8.0]);
         let range = seen.least_error(Format::Int8);
-        assert!((0.9..4.0).contains(&range), "INT8 steps are worth more than one outlier: {range}");
-        // A float's steps are relative, so nothing is won by cutting.
+        // n · (r / 127)² / 12 + (8 - r)² is least at 3.93; the edges of bins there are 3.875 and 4.
+        assert!((3.8..4.1).contains(&range), "INT8 steps are worth more than one outlier: {range}");
+        // A float's steps are relative, so little is won by cutting.
         assert!(seen.least_error(Format::Fp8) > 4.0);
     }
 
