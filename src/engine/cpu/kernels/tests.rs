@@ -51,6 +51,15 @@ fn assert_close(name: &str, got: &[f32], want: &[f32], tolerance: f32) {
 }
 
 #[test]
+fn the_fastest_set_is_first_and_the_reference_last() {
+    let names: Vec<_> = Kernels::available().iter().map(|set| set.full_name()).collect();
+    println!("kernel sets: {}", names.join(", "));
+    assert_eq!((names.first(), names.last()), (Some(&Kernels::best().full_name()), Some(&"scalar".to_owned())));
+    let unique: std::collections::BTreeSet<_> = names.iter().collect();
+    assert_eq!(unique.len(), names.len(), "{names:?}");
+}
+
+#[test]
 fn products_agree_with_scalar_for_any_shape() {
     for element in [Element::Bf16, Element::F16, Element::F32] {
         for (rows, columns, tokens) in [(1, 1, 1), (3, 7, 2), (40, 33, 1), (70, 100, 5), (131, 130, 17), (95, 2100, 13)]
