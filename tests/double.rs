@@ -45,7 +45,7 @@ fn engine(root: &Path, form: Form, parts: usize, capability: i32) -> (PathBuf, P
 fn engine_of(model: &Path, folder: &Path, form: Form, parts: usize, capability: i32) {
     std::fs::create_dir(folder).unwrap();
     let (checkpoint, config) = (Checkpoint::open(model).unwrap(), Qwen2Config::load(model).unwrap());
-    let graph = Options { form, precision: Precision::Fp32, capacity: CAPACITY, groups: parts };
+    let graph = Options { form, precision: Precision::Fp32, weights: None, capacity: CAPACITY, groups: parts };
     let mut manifest = Manifest::new(&checkpoint, &config, Recipe { graph, chunk: CHUNK, target: "sm89".to_owned() });
     manifest.builder = Some(Builder { tensorrt: "TensorRT 10.16.2".to_owned(), capability });
     let network = manifest.network.clone();

@@ -22,7 +22,7 @@ fn small() -> Vec<Case> {
 }
 
 fn options(form: Form, groups: usize) -> Options {
-    Options { form, precision: Precision::Fp32, capacity: CAPACITY, groups }
+    Options { form, precision: Precision::Fp32, weights: None, capacity: CAPACITY, groups }
 }
 
 fn emitted(case: &Case, folder: &Path, options: &Options) -> Emitted {

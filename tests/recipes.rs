@@ -52,13 +52,16 @@ fn check(name: &str) {
             0.06,
         );
     }
-    // The command's arguments are accepted; only the checkpoint is not there.
-    let command = recipe["build"]["command"].as_str().unwrap();
-    let arguments: Vec<&str> = command.split_whitespace().skip(1).collect();
-    let output = Command::new(env!("CARGO_BIN_EXE_sage")).args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("config.json"), "{said}");
+    // The commands' arguments are accepted; only the checkpoint is not there.
+    let precisions = recipe["precision"].as_table().unwrap();
+    let own = precisions.values().filter_map(|figures| figures.get("command"));
+    for command in [&recipe["build"]["command"]].into_iter().chain(own) {
+        let arguments: Vec<&str> = command.as_str().unwrap().split_whitespace().skip(1).collect();
+        let output = Command::new(env!("CARGO_BIN_EXE_sage")).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("config.json"), "{said}");
+    }
 }
 
 #[test]

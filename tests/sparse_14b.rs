@@ -87,7 +87,7 @@ fn fourteen_billion_weights_are_emitted_as_onnx_without_being_read() {
     for form in [Form::Fused, Form::Primitive] {
         let before = anonymous_bytes();
         let began = Instant::now();
-        let options = Options { form, precision: Precision::Bf16, capacity: 4096, groups: 4 };
+        let options = Options { form, precision: Precision::Bf16, weights: None, capacity: 4096, groups: 4 };
         let emitted = emit(folder.path(), &folder.path().join("out"), &options).unwrap();
         let taken = began.elapsed();
         let beside: u64 = emitted.graphs.iter().map(|graph| graph.bytes).sum();

@@ -3,11 +3,14 @@
 
 #[path = "support/checkpoint.rs"]
 mod checkpoint;
+#[path = "support/lowbit.rs"]
+mod lowbit;
 
 use checkpoint::cases;
 use sage::engine::tensorrt::build::{Outcome, build};
 use sage::engine::tensorrt::manifest::{Manifest, Recipe};
 use sage::engine::tensorrt::{Library, TrtError, Watch, locate, shelf};
+use sage::model::lowbit::{Format, Scheme};
 use sage::model::onnx::{Form, Options, Precision};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -24,6 +27,14 @@ impl Bench {
         let bench = Bench { root: tempfile::tempdir().unwrap() };
         std::fs::create_dir(bench.model()).unwrap();
         cases()[8].write(&bench.model(), 2);
+        bench
+    }
+
+    /// With quantised layers.
+    fn quantised(format: Format, inputs: bool) -> Bench {
+        let bench = Bench { root: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(bench.model()).unwrap();
+        lowbit::write(&lowbit::case(), &bench.model(), Scheme { format, inputs });
         bench
     }
 
@@ -47,7 +58,13 @@ impl Bench {
 }
 
 fn recipe(form: Form, precision: Precision, target: &str, groups: usize) -> Recipe {
-    Recipe { graph: Options { form, precision, capacity: 320, groups }, chunk: 64, target: target.to_owned() }
+    let graph = Options { form, precision, weights: None, capacity: 320, groups };
+    Recipe { graph, chunk: 64, target: target.to_owned() }
+}
+
+fn quantised(form: Form, precision: Precision, format: Format, target: &str) -> Recipe {
+    let plain = recipe(form, precision, target, 1);
+    Recipe { graph: Options { weights: Some(format), ..plain.graph }, ..plain }
 }
 
 /// Counts steps and goes on until there were `limit`.
@@ -133,7 +150,21 @@ fn a_machine_without_tensorrt_emits_and_says_what_is_missing() {
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let tiny = &answer["plan"]["engines"][3];
     assert_eq!((tiny["name"].as_str(), tiny["kv_bytes"].as_u64()), (Some("tiny"), Some(2 * 3 * 2 * 24 * 320 * 2)));
-    assert_eq!(tiny["weights_bytes"].as_u64(), Some(manifest.weights_bytes));
+    assert_eq!(tiny["weights_bytes"].as_u64(), Some(manifest.held_bytes));
+    assert!(manifest.held_bytes < manifest.weights_bytes, "the file also has a header");
+
+    // Quantised on the way: the sixteen bits of a weight become four and their share of a scale.
+    let four = bench.root.path().join("four").display().to_string();
+    let wide = bench.root.path().join("wide");
+    std::fs::create_dir(&wide).unwrap();
+    lowbit::case().write(&wide, 1);
+    let wide = wide.display().to_string();
+    let output = sage(&["engine", "build", &wide, "--out", &four, "--emit-only", "--precision", "int4"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let held = Manifest::load(Path::new(&four)).unwrap();
+    assert!(held.held_bytes * 2 < held.weights_bytes, "{} of {}", held.held_bytes, held.weights_bytes);
+    let rewritten = std::fs::metadata(Path::new(&four).join("rewritten.weights")).unwrap().len();
+    assert!(rewritten < held.held_bytes);
 
     // Another checkpoint is not this engine's, and a file that was changed is named.
     let other = bench.root.path().join("other");
@@ -154,7 +185,7 @@ fn bad_recipes_are_one_sentence() {
     let (model, out) = (bench.model().display().to_string(), bench.out().display().to_string());
     for (more, says) in [
         (["--precision", "int3"], "there are bf16"),
-        (["--precision", "nvfp4"], "not built yet"),
+        (["--precision", "nvfp4"], "sage calibrate"),
         (["--target", "abacus"], "no target"),
         (["--capacity", "4096"], "2048 positions"),
         (["--groups", "4"], "4 groups do not fit 3 layers"),
@@ -193,6 +224,68 @@ fn the_tiny_model_is_built_in_every_form_and_precision() {
             manifest.check_files(&bench.out()).unwrap();
         }
     }
+}
+
+#[test]
+fn the_tiny_model_is_built_in_every_form_with_quantised_weights() {
+    let Some(library) = library() else { return };
+    for (format, inputs) in [
+        (Format::Int4, false),
+        (Format::Int8, true),
+        (Format::Int8, false),
+        (Format::Fp8, true),
+        (Format::Nvfp4, true),
+        (Format::Nvfp4, false),
+    ] {
+        let bench = Bench::quantised(format, inputs);
+        for target in ["sm89", "sm120"].into_iter().filter(|target| format != Format::Nvfp4 || *target == "sm120") {
+            for form in [Form::Fused, Form::Primitive] {
+                // Numbers beside the codes in both kinds of 16 bits, once.
+                let both = [Precision::Bf16, Precision::Fp16];
+                for &precision in &both[..if target == "sm120" { 2 } else { 1 }] {
+                    let watch = Count::unlimited();
+                    let outcome = make(&library, &bench, quantised(form, precision, format, target), &watch);
+                    let Ok(Outcome::Built(manifest, _)) = outcome else { panic!("{format:?} {form:?}: {outcome:?}") };
+                    let engine = &manifest.engines[0];
+                    println!("{target} {format:?} inputs {inputs} {form:?} {precision:?}: {} bytes", engine.bytes);
+                    assert_eq!(engine.outputs.len(), 6, "{:?}", engine.outputs);
+                    manifest.check_files(&bench.out()).unwrap();
+                    assert!(bench.files().iter().all(|name| !name.contains("rewritten")), "{:?}", bench.files());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn numbers_that_a_gpu_has_not_are_refused_and_a_changed_scale_is_another_engine() {
+    let Some(library) = library() else { return };
+    let watch = Count::unlimited();
+    for (format, target, says) in
+        [(Format::Nvfp4, "sm89", "from Blackwell on (sm100)"), (Format::Fp8, "sm86", "from Ada on (sm89)")]
+    {
+        let bench = Bench::quantised(format, true);
+        let recipe = quantised(Form::Fused, Precision::Bf16, format, target);
+        let error = make(&library, &bench, recipe, &watch).unwrap_err().to_string();
+        assert!(error.contains(says) && error.lines().count() == 1, "{error}");
+        assert!(bench.files().is_empty());
+    }
+    let bench = Bench::quantised(Format::Int4, false);
+    let recipe = || quantised(Form::Fused, Precision::Bf16, Format::Int4, "sm89");
+    assert!(matches!(make(&library, &bench, recipe(), &watch), Ok(Outcome::Built(_, None))));
+    assert!(matches!(make(&library, &bench, recipe(), &watch), Ok(Outcome::UpToDate(_))));
+    // The last factor of inputs, which lies beyond what is looked at of a weight.
+    let file = bench.model().join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let json: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let end = json["model.layers.0.mlp.down_proj.pre_quant_scale"]["data_offsets"][1].as_u64().unwrap() as usize;
+    bytes[8 + header + end - 1] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let Ok(Outcome::Built(_, Some(why))) = make(&library, &bench, recipe(), &watch) else {
+        panic!("another scale is another engine")
+    };
+    assert!(why.contains("calibration"), "{why}");
 }
 
 #[test]

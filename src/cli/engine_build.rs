@@ -7,7 +7,10 @@ use crate::engine::tensorrt::edge_llm;
 use crate::engine::tensorrt::manifest::{self, Manifest, Recipe, Target};
 use crate::engine::tensorrt::shelf::{self, Shelved};
 use crate::engine::tensorrt::{TrtError, Watch, locate};
+use crate::model::ModelError;
 use crate::model::checkpoint::Checkpoint;
+use crate::model::lowbit::Format;
+use crate::model::onnx::source::stored_format;
 use crate::model::onnx::{Form, Options, Precision};
 use crate::model::qwen2::Qwen2Config;
 use safetensors::Dtype;
@@ -24,13 +27,15 @@ const CAPACITY: usize = 4_096;
 /// Arguments of `sage engine build`.
 #[derive(Debug, clap::Args)]
 pub struct BuildArgs {
-    /// Model folder in Hugging Face layout (Qwen2 or Qwen2.5), in bf16, f16 or f32.
+    /// Model folder in Hugging Face layout (Qwen2 or Qwen2.5), in bf16, f16 or f32, or as `sage calibrate` and ModelOpt
+    /// quantise it.
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// Folder of the engine; made if it is not there.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Numbers to compute in: bf16, fp16 or fp32; default: the checkpoint's own.
+    /// Numbers to compute in, bf16, fp16 or fp32, or those of the weights, fp8, int8, int4 or nvfp4; default: the
+    /// checkpoint's own. int4 is made of a plain checkpoint on the way, the others need what `sage calibrate` writes.
     #[arg(long, value_name = "P")]
     precision: Option<String>,
     /// The GPU: thor, this, sm89, sm120 and the like.
@@ -97,21 +102,21 @@ fn refused(error: TrtError) -> anyhow::Error {
 fn recipe(args: &BuildArgs) -> anyhow::Result<Recipe> {
     let bad = |text: String| anyhow::Error::from(BadInput(text));
     Target::parse(&args.target).map_err(bad)?;
-    let precision = match args.precision.as_deref() {
-        Some("bf16") => Precision::Bf16,
-        Some("fp16") => Precision::Fp16,
-        Some("fp32") => Precision::Fp32,
-        Some(name @ ("fp8" | "int8" | "int4" | "nvfp4")) => {
-            return Err(bad(format!("--precision {name} is not built yet; bf16, fp16 and fp32 are")));
-        }
-        Some(name) => return Err(bad(format!("no precision \"{name}\"; there are bf16, fp16 and fp32"))),
-        None => {
-            let checkpoint = Checkpoint::open(&args.model).map_err(|error| BadInput(error.to_string()))?;
-            let own = checkpoint.get("model.embed_tokens.weight").map(|tensor| tensor.dtype);
-            if own == Some(Dtype::F16) { Precision::Fp16 } else { Precision::Bf16 }
+    let config = Qwen2Config::load(&args.model).map_err(|error| BadInput(error.to_string()))?;
+    let (precision, weights) = match args.precision.as_deref() {
+        Some("bf16") => (Precision::Bf16, None),
+        Some("fp16") => (Precision::Fp16, None),
+        Some("fp32") => (Precision::Fp32, None),
+        other => {
+            let wanted = other.map(|name| {
+                Format::named(name).ok_or_else(|| {
+                    bad(format!("no precision \"{name}\"; there are bf16, fp16, fp32, fp8, int8, int4 and nvfp4"))
+                })
+            });
+            let (precision, held) = own_numbers(&args.model, &config)?;
+            (precision, wanted.transpose()?.or(held))
         }
     };
-    let config = Qwen2Config::load(&args.model).map_err(|error| BadInput(error.to_string()))?;
     let most = config.max_positions;
     let capacity = args.capacity.unwrap_or(CAPACITY.min(most));
     if capacity > most {
@@ -121,10 +126,19 @@ fn recipe(args: &BuildArgs) -> anyhow::Result<Recipe> {
         return Err(bad(format!("a chunk of {} tokens does not fit {capacity} positions", args.chunk)));
     }
     Ok(Recipe {
-        graph: Options { form: args.form, precision, capacity, groups: args.groups },
+        graph: Options { form: args.form, precision, weights, capacity, groups: args.groups },
         chunk: args.chunk,
         target: args.target.clone(),
     })
+}
+
+/// What a checkpoint's plain numbers are computed in, and the format of its quantised layers.
+fn own_numbers(model: &Path, config: &Qwen2Config) -> anyhow::Result<(Precision, Option<Format>)> {
+    let bad = |error: ModelError| BadInput(error.to_string());
+    let checkpoint = Checkpoint::open(model).map_err(bad)?;
+    let own = checkpoint.get("model.embed_tokens.weight").map(|tensor| tensor.dtype);
+    let precision = if own == Some(Dtype::F16) { Precision::Fp16 } else { Precision::Bf16 };
+    Ok((precision, stored_format(&checkpoint, config).map_err(bad)?))
 }
 
 /// Runs `sage engine build`.
@@ -301,7 +315,7 @@ fn about(manifest: &Manifest) -> String {
         "{} layers of {}, {}, {:?}, {} positions, {} in a row, {made} {}, {:.1} MB",
         manifest.network.layers,
         manifest.network.hidden,
-        graph.precision.name(),
+        graph.name(),
         graph.form,
         graph.capacity,
         graph.groups,
@@ -355,7 +369,7 @@ fn run_beside_the_processor(args: &VerifyArgs, model: &Path, out: &mut dyn Write
 }
 
 fn differs(manifest: &Manifest, model: &Path) -> anyhow::Result<Option<String>> {
-    let bad = |error: crate::model::ModelError| BadInput(error.to_string());
+    let bad = |error: ModelError| BadInput(error.to_string());
     let config = Qwen2Config::load(model).map_err(bad)?;
     let checkpoint = Checkpoint::open(model).map_err(bad)?;
     let mut wanted = Manifest::new(&checkpoint, &config, manifest.recipe.clone());

@@ -88,6 +88,7 @@ fn built(folder: &Path) -> Result<(u64, u64), String> {
     let manifest = Manifest::load(folder).map_err(|error| error.to_string())?;
     let weights = match manifest.builder {
         Some(_) => manifest.engines.iter().map(|engine| engine.bytes).sum(),
+        None if manifest.held_bytes > 0 => manifest.held_bytes,
         None => manifest.weights_bytes,
     };
     Ok((weights, manifest.kv_bytes))

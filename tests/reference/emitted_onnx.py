@@ -1,14 +1,17 @@
-"""Runs the emitted ONNX graphs on ONNX Runtime and records logits, tokens and a checksum of the files for tests/onnx.rs.
+"""Runs the emitted ONNX graphs on ONNX Runtime and records logits, tokens and a checksum of the files for tests/onnx.rs and
+tests/onnx_lowbit.rs.
 
-Needs numpy, onnx and onnxruntime from PyPI.  cargo test --test onnx -- --ignored write, then
-python tests/reference/emitted_onnx.py  writes tests/reference/emitted_onnx.json. Graph optimisations are off: what is compared is the graph.
+Needs numpy, onnx, onnxruntime and ml_dtypes from PyPI.  cargo test --test onnx --test onnx_lowbit -- --ignored write, then
+python tests/reference/emitted_onnx.py [plain|lowbit]  writes tests/reference/emitted_onnx.json and emitted_lowbit.json.
+Graph optimisations are off: what is compared is the graph.
 """
 import json, pathlib, sys, zlib
-import numpy as np, onnx, onnxruntime as ort
+import ml_dtypes, numpy as np, onnx, onnx.reference, onnxruntime as ort
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent / "target" / "onnx-reference"
-CAPACITY, STEPS, SAMPLED, CHUNK = 320, 12, 16, 24
+LOWBIT = HERE.parent.parent / "target" / "onnx-lowbit"
+CAPACITY, STEPS, SAMPLED, CHUNK, ROWS = 320, 12, 16, 24, 24
 MASK, SEED = (1 << 64) - 1, json.loads((HERE / "qwen2.json").read_text())["seed"]
 CASES = json.loads((HERE / "qwen2.json").read_text())["cases"]
 
@@ -59,34 +62,107 @@ class Network:
         assert int(got["next_token"][0]) == int(got["logits"][0].argmax())
         return got["logits"][0]
 
-runs, worst = {}, 0.0
-for folder in sorted(ROOT.iterdir(), key=lambda path: (int(path.name.split("-")[0]), path.name)):
-    index = int(folder.name.split("-")[0])
-    case, asked = CASES[index], prompt(int(folder.name.split("-")[0]))
-    network = Network(folder, case)
+def chunked(folder, case, asked):
+    """The logits after the prompt, read in one go and in chunks, and the network that read it in one go."""
+    network, pieces = Network(folder, case), Network(folder, case)
     whole = network.read(asked)
-    pieces = Network(folder, case)
     for at in range(0, len(asked), CHUNK):
-        chunked = pieces.read(asked[at:at + CHUNK])
-    difference = float(np.abs(chunked - whole).max())
-    logits, tokens = whole, []
-    rows = []
-    for step in range(STEPS):
-        rows.append([round(float(logits[i * len(logits) // SAMPLED]), 7) for i in range(SAMPLED)])
-        tokens.append(int(logits.argmax()))
-        if step + 1 < STEPS:
-            logits = network.read(tokens[-1:])
-    first = np.array(case["first"])
-    mine = np.array([whole[i * len(whole) // len(first)] for i in range(len(first))])
-    worst = max(worst, float(np.abs(first - mine).max()))
-    assert tokens == case["tokens"][:STEPS], (folder.name, tokens, case["tokens"][:STEPS])
+        last = pieces.read(asked[at:at + CHUNK])
+    return whole, float(np.abs(last - whole).max()), network
+
+def crc_of(files):
     crc = 0
-    for file in network.files:
+    for file in files:
         crc = zlib.crc32(file.read_bytes(), crc)
-    runs[folder.name] = dict(crc32=crc, chunked_difference=difference, tokens=tokens)
-    if folder.name.endswith("-1"):
-        runs[folder.name]["logits"] = rows
-    print(f"{folder.name:<16} against transformers {np.abs(first - mine).max():.1e}, chunked against whole {difference:.1e}")
-print(f"{len(runs)} networks, largest difference to transformers {worst:.1e}")
-lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(run)}" for name, run in runs.items())
-(HERE / "emitted_onnx.json").write_text(f'{{"onnxruntime": {json.dumps(ort.__version__)}, "runs": {{\n{lines}\n}}}}\n')
+    return crc
+
+def write(name, head, runs):
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(run)}" for name, run in runs.items())
+    (HERE / name).write_text(f'{{"onnxruntime": {json.dumps(ort.__version__)}, {head}"runs": {{\n{lines}\n}}}}\n')
+
+def plain():
+    runs, worst = {}, 0.0
+    for folder in sorted(ROOT.iterdir(), key=lambda path: (int(path.name.split("-")[0]), path.name)):
+        index = int(folder.name.split("-")[0])
+        case = CASES[index]
+        whole, difference, network = chunked(folder, case, prompt(index))
+        logits, tokens, rows = whole, [], []
+        for step in range(STEPS):
+            rows.append([round(float(logits[i * len(logits) // SAMPLED]), 7) for i in range(SAMPLED)])
+            tokens.append(int(logits.argmax()))
+            if step + 1 < STEPS:
+                logits = network.read(tokens[-1:])
+        first = np.array(case["first"])
+        mine = np.array([whole[i * len(whole) // len(first)] for i in range(len(first))])
+        worst = max(worst, float(np.abs(first - mine).max()))
+        assert tokens == case["tokens"][:STEPS], (folder.name, tokens, case["tokens"][:STEPS])
+        runs[folder.name] = dict(crc32=crc_of(network.files), chunked_difference=difference, tokens=tokens)
+        if folder.name.endswith("-1"):
+            runs[folder.name]["logits"] = rows
+        print(f"{folder.name:<16} against transformers {np.abs(first - mine).max():.1e}, chunked against whole {difference:.1e}")
+    print(f"{len(runs)} networks, largest difference to transformers {worst:.1e}")
+    write("emitted_onnx.json", "", runs)
+
+def external(folder, model, name):
+    """Type, shape and bytes of an initialiser."""
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    if not tensor.external_data:
+        return tensor.data_type, list(tensor.dims), tensor.raw_data
+    at = {entry.key: entry.value for entry in tensor.external_data}
+    with open(folder / "out" / at["location"], "rb") as file:
+        file.seek(int(at["offset"]))
+        return tensor.data_type, list(tensor.dims), file.read(int(at["length"]))
+
+def decoded(folder):
+    """CRC-32 of the NVFP4 weights as ml_dtypes decodes them and as ONNX's reference evaluator runs their nodes."""
+    model, out = onnx.load(str(folder / "out" / "model.onnx"), load_external_data=False), {}
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT4E2M1:
+            continue
+        module = tensor.name.removesuffix(".weight")
+        _, shape, codes = external(folder, model, tensor.name)
+        _, blocks, scales = external(folder, model, f"{module}.weight_scale")
+        factor = np.frombuffer(external(folder, model, f"{module}.factor")[2], np.float32)[0]
+        pairs = np.frombuffer(codes, np.uint8)
+        codes4 = np.stack([pairs & 15, pairs >> 4], -1).reshape(shape)
+        values = codes4.view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+        scale = np.frombuffer(scales, ml_dtypes.float8_e4m3fn).reshape(blocks).astype(np.float32) * factor
+        weights = values * np.repeat(scale, shape[1] // blocks[1], axis=1)
+        nodes = [n for n in model.graph.node if n.input[0] == f"{module}.weight_scale"]
+        nodes += [n for n in model.graph.node if n.input[0] == tensor.name]
+        kinds = {tensor.name: codes, f"{module}.weight_scale": scales, f"{module}.factor": factor.tobytes()}
+        constants = []
+        for name, raw in kinds.items():
+            kind, sizes, _ = external(folder, model, name)
+            constants.append(onnx.helper.make_tensor(name, kind, sizes, raw, raw=True))
+        result = onnx.helper.make_tensor_value_info(nodes[-1].output[0], onnx.TensorProto.FLOAT, shape)
+        part = onnx.helper.make_model(onnx.helper.make_graph(nodes, "weight", [], [result], constants), opset_imports=model.opset_import)
+        evaluated = onnx.reference.ReferenceEvaluator(part).run(None, {})[0]
+        assert evaluated.dtype == np.float32 and evaluated.tobytes() == weights.tobytes(), module
+        out[module] = zlib.crc32(weights.tobytes())
+    return out
+
+def lowbit():
+    about = json.loads((LOWBIT / "case.json").read_text())
+    case, tokens, length = about["case"], about["tokens"], about["prompt"]
+    runs, fused = {}, None
+    for folder in sorted(path for path in LOWBIT.iterdir() if path.is_dir()):
+        files = [folder / "out" / "model.onnx", folder / "out" / "rewritten.weights"]
+        runs[folder.name] = dict(crc32=crc_of(file for file in files if file.exists()))
+        if folder.name.startswith("nvfp4"):
+            continue
+        whole, difference, network = chunked(folder, case, tokens[:length])
+        rows = np.stack([whole] + [network.read([token]) for token in tokens[length:]])
+        runs[folder.name] |= dict(chunked_difference=difference, tokens=[int(best) for best in rows.argmax(1)])
+        if folder.name.endswith("-fused"):
+            fused = rows
+            runs[folder.name]["logits"] = [[round(float(x), 4) for x in row] for row in rows[:ROWS]]
+        apart = float(np.abs(rows - fused).max())
+        print(f"{folder.name:<24} chunked against whole {difference:.1e}, against the fused form {apart:.1e}")
+    nvfp4 = decoded(LOWBIT / "nvfp4-fused")
+    print(f"{len(nvfp4)} NVFP4 weights decoded")
+    write("emitted_lowbit.json", f'"nvfp4": {json.dumps(nvfp4)}, ', runs)
+
+wanted = sys.argv[1:] or ["plain", "lowbit"]
+for what in wanted:
+    {"plain": plain, "lowbit": lowbit}[what]()

@@ -5,11 +5,15 @@ use super::abi::{Built, Io, Library, Request, Shapes, Watch};
 use super::manifest::{self, Builder, Engine, Manifest, Profile, Recipe, Target, hash_file};
 use super::{Flavor, TrtError, at, words};
 use crate::model::checkpoint::Checkpoint;
+use crate::model::lowbit::Format;
 use crate::model::onnx::proto::{Model, Size};
+use crate::model::onnx::rewritten::Mapped;
 use crate::model::onnx::{Composed, Form, Precision, compose, emit};
 use crate::model::qwen2::Qwen2Config;
 use crate::whole_file;
 use prost::Message;
+use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 
 /// What earlier builds in a folder measured.
@@ -32,7 +36,9 @@ pub fn emit_only(model: &Path, out: &Path, recipe: Recipe) -> Result<Manifest, T
     let emitted = emit(model, out, &recipe.graph)?;
     let checkpoint = Checkpoint::open(model)?;
     let mut manifest = Manifest::new(&checkpoint, &emitted.config, recipe);
-    for (graph, composed) in emitted.graphs.iter().zip(compose(&checkpoint, &emitted.config, &manifest.recipe.graph)?) {
+    let composition = compose(&checkpoint, &emitted.config, &manifest.recipe.graph)?;
+    manifest.held_bytes = composition.weights_bytes();
+    for (graph, composed) in emitted.graphs.iter().zip(composition.parts) {
         let name = graph.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         manifest.engines.push(Engine {
             file: name,
@@ -71,8 +77,10 @@ pub fn build(
         return Err(TrtError::Refused(text.to_owned()));
     }
     let (config, checkpoint) = (Qwen2Config::load(model)?, Checkpoint::open(model)?);
-    let composed = compose(&checkpoint, &config, &recipe.graph)?;
+    let composition = compose(&checkpoint, &config, &recipe.graph)?;
+    refuse_formats(&composition.formats, &target)?;
     let mut wanted = Manifest::new(&checkpoint, &config, recipe);
+    wanted.held_bytes = composition.weights_bytes();
     wanted.builder = Some(Builder { tensorrt: library.describe(), capability: target.capability.unwrap_or_default() });
     let mut why = None;
     if out.join(manifest::FILE).exists() {
@@ -97,8 +105,13 @@ pub fn build(
     };
     let cache_path = out.join(TIMING_CACHE);
     let mut cache = std::fs::read(&cache_path).ok();
-    for part in &composed {
-        let built = build_part(library, &checkpoint, part, &wanted, (&capabilities, cache.as_deref()), watch);
+    let rewritten = composition.rewritten.map(out, cancelled).map_err(|error| match error.kind() {
+        io::ErrorKind::Interrupted => TrtError::Cancelled,
+        _ => at(out)(error),
+    })?;
+    for part in &composition.parts {
+        let weights = (&checkpoint, &rewritten);
+        let built = build_part(library, weights, part, &wanted, (&capabilities, cache.as_deref()), watch);
         let built = built.map_err(|error| if cancelled() { TrtError::Cancelled } else { error })?;
         let bytes = built.plan.bytes();
         let hash = blake3::hash(bytes).to_hex().to_string();
@@ -145,17 +158,37 @@ fn refuse_foreign(library: &Library, target: &Target) -> Result<(), TrtError> {
     }
 }
 
+/// Numbers that a GPU does not have, in one sentence.
+fn refuse_formats(formats: &BTreeSet<Format>, target: &Target) -> Result<(), TrtError> {
+    let Some(capability) = target.capability else { return Ok(()) };
+    for &format in formats {
+        let (least, which) = match format {
+            Format::Nvfp4 => (100, "Blackwell"),
+            Format::Fp8 => (89, "Ada"),
+            Format::Int4 | Format::Int8 => continue,
+        };
+        if capability < least {
+            return Err(TrtError::Refused(format!(
+                "{} needs a GPU from {which} on (sm{least}), sm{capability} computes no such numbers; int4 and int8 run \
+                 everywhere",
+                format.name()
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn build_part<'a>(
     library: &'a Library,
-    checkpoint: &Checkpoint,
+    (checkpoint, rewritten): (&Checkpoint, &Mapped),
     part: &Composed,
     manifest: &Manifest,
     (capabilities, timing_cache): (&[i32], Option<&[u8]>),
     watch: &dyn Watch,
 ) -> Result<Built<'a>, TrtError> {
     let onnx = part.model.encode_to_vec();
-    let weights: Vec<(&str, &[u8])> =
-        part.weights().filter_map(|name| Some((name, checkpoint.get(name)?.bytes()))).collect();
+    let bytes = |name: &str| rewritten.get(name).or_else(|| Some(checkpoint.get(name)?.bytes()));
+    let weights: Vec<(&str, &[u8])> = part.weights().filter_map(|(name, _)| Some((name, bytes(name)?))).collect();
     let profiles: Vec<Vec<Shapes>> = manifest.profiles.iter().map(|profile| shapes(&part.model, profile)).collect();
     let request = Request {
         onnx: &onnx,
@@ -194,7 +227,7 @@ pub fn shapes(model: &Model, profile: &Profile) -> Vec<Shapes> {
 /// The checkpoint cannot be used.
 pub fn trtexec_lines(model: &Path, out: &Path, manifest: &Manifest) -> Result<Vec<String>, TrtError> {
     let (config, checkpoint) = (Qwen2Config::load(model)?, Checkpoint::open(model)?);
-    let composed = compose(&checkpoint, &config, &manifest.recipe.graph)?;
+    let composed = compose(&checkpoint, &config, &manifest.recipe.graph)?.parts;
     let line = |part: &Composed| {
         let onnx = out.join(&part.name);
         let mut line = format!(

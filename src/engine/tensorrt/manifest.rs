@@ -3,6 +3,7 @@
 
 use super::{TrtError, at};
 use crate::model::checkpoint::Checkpoint;
+use crate::model::lowbit::QUANT_CONFIG;
 use crate::model::onnx::Options;
 use crate::model::qwen2::Qwen2Config;
 use crate::whole_file;
@@ -120,10 +121,16 @@ pub struct Manifest {
     pub network: Network,
     /// How it was made.
     pub recipe: Recipe,
-    /// BLAKE3 over the headers and the first bytes of every tensor of the checkpoint.
+    /// BLAKE3 over the headers and the first bytes of every tensor of the checkpoint that holds weights.
     pub weights: String,
+    /// BLAKE3 over how a quantised checkpoint says that it is quantised and over all its scales; `None`: it is not.
+    #[serde(default)]
+    pub calibration: Option<String>,
     /// Bytes of the checkpoint.
     pub weights_bytes: u64,
+    /// Bytes of weights that the engines hold, as far as their graphs tell.
+    #[serde(default)]
+    pub held_bytes: u64,
     /// Bytes of keys and values at full capacity.
     pub kv_bytes: u64,
     /// Optimisation profiles, by index.
@@ -152,7 +159,9 @@ impl Manifest {
                 vocabulary: config.vocab_size,
             },
             weights: fingerprint(checkpoint),
+            calibration: calibration(checkpoint),
             weights_bytes: checkpoint.file_bytes(),
+            held_bytes: 0,
             kv_bytes: (numbers * recipe.graph.precision.bytes()) as u64,
             profiles: vec![profile("decode", [1, 1, 1]), profile("prefill", [1, recipe.chunk, recipe.chunk])],
             builder: None,
@@ -191,6 +200,9 @@ impl Manifest {
     pub fn differs_from(&self, wanted: &Manifest) -> Option<String> {
         if self.weights != wanted.weights || self.weights_bytes != wanted.weights_bytes {
             return Some("the checkpoint's weights are not those it was built from".to_owned());
+        }
+        if self.calibration != wanted.calibration {
+            return Some("the checkpoint's calibration, its scales, is not that it was built from".to_owned());
         }
         if self.recipe != wanted.recipe || self.profiles != wanted.profiles || self.network != wanted.network {
             let show = |recipe: &Recipe| serde_json::to_string(recipe).unwrap_or_default();
@@ -252,13 +264,32 @@ pub fn hash_file(path: &Path) -> Result<String, TrtError> {
 /// Bytes at the beginning of each tensor that count.
 const SAMPLE: usize = 4_096;
 
-/// BLAKE3 over name, type, shape and first bytes of every tensor: tells checkpoints apart without reading 28 GB.
+/// BLAKE3 over name, type, shape and first bytes of every tensor that holds weights: tells checkpoints apart without reading
+/// 28 GB.
 pub fn fingerprint(checkpoint: &Checkpoint) -> String {
     let mut hasher = blake3::Hasher::new();
-    for (name, tensor) in checkpoint.tensors() {
+    for (name, tensor) in checkpoint.tensors().filter(|(name, _)| !is_scale(name)) {
         hasher.update(format!("{name} {:?} {:?}\n", tensor.dtype, tensor.shape).as_bytes());
         let bytes = tensor.bytes();
         hasher.update(&bytes[..bytes.len().min(SAMPLE)]);
     }
     hasher.finalize().to_hex().to_string()
+}
+
+/// `weight_scale`, `weight_scale_2`, `input_scale`, `pre_quant_scale`.
+fn is_scale(name: &str) -> bool {
+    name.ends_with("_scale") || name.ends_with("_scale_2")
+}
+
+/// BLAKE3 over every scale of a quantised checkpoint and the file that names its formats.
+fn calibration(checkpoint: &Checkpoint) -> Option<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut scales = checkpoint.tensors().filter(|(name, _)| is_scale(name)).peekable();
+    scales.peek()?;
+    hasher.update(&std::fs::read(checkpoint.directory().join(QUANT_CONFIG)).unwrap_or_default());
+    for (name, tensor) in scales {
+        hasher.update(format!("{name} {:?} {:?}\n", tensor.dtype, tensor.shape).as_bytes());
+        hasher.update(tensor.bytes());
+    }
+    Some(hasher.finalize().to_hex().to_string())
 }

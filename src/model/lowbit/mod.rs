@@ -20,11 +20,14 @@ pub mod pack;
 pub use declared::{Declared, QUANT_CONFIG};
 pub use linear::{LowBit, number, round};
 
+use serde::{Deserialize, Serialize};
+
 /// Neighbouring weights or activations that share a scale in NVFP4.
 pub const NVFP4_BLOCK: usize = 16;
 
 /// How the weights of a linear layer are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// 4-bit whole numbers, -8 to 7, a scale per group of inputs.
     Int4,
@@ -37,6 +40,21 @@ pub enum Format {
 }
 
 impl Format {
+    /// As in commands, recipes and manifests: `int4`, `int8`, `fp8`, `nvfp4`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Int4 => "int4",
+            Format::Int8 => "int8",
+            Format::Fp8 => "fp8",
+            Format::Nvfp4 => "nvfp4",
+        }
+    }
+
+    /// The format of that name.
+    pub fn named(name: &str) -> Option<Format> {
+        [Format::Int4, Format::Int8, Format::Fp8, Format::Nvfp4].into_iter().find(|format| format.name() == name)
+    }
+
     /// Largest value of the input's encoding: `input_scale` is the largest input over this.
     pub fn input_limit(self) -> f32 {
         match self {

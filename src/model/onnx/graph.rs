@@ -7,6 +7,9 @@ use super::proto::{
 };
 use std::collections::BTreeSet;
 
+/// Domain of the operators that only TensorRT has.
+const TENSORRT: &str = "trt";
+
 /// Name of a value in the graph.
 pub type Value = String;
 
@@ -48,13 +51,26 @@ impl Builder {
     }
 
     /// Adds a node whose one output is called `output`.
-    pub fn op_named(&mut self, kind: &str, inputs: &[&str], attribute: Vec<Attribute>, output: &str) {
+    pub fn op_named(&mut self, kind: &str, inputs: &[&str], attributes: Vec<Attribute>, output: &str) {
+        self.node("", kind, inputs, attributes, vec![output.to_owned()]);
+    }
+
+    /// Adds a node of TensorRT's own domain with two outputs and returns their names.
+    pub fn op_of_tensorrt(&mut self, kind: &str, inputs: &[&str], attributes: Vec<Attribute>) -> [Value; 2] {
+        self.count += 1;
+        let outputs = [0, 1].map(|which| format!("{}_{}_{which}", kind.to_lowercase(), self.count));
+        self.node(TENSORRT, kind, inputs, attributes, outputs.to_vec());
+        outputs
+    }
+
+    fn node(&mut self, domain: &str, kind: &str, inputs: &[&str], attribute: Vec<Attribute>, output: Vec<String>) {
         self.graph.node.push(Node {
             input: inputs.iter().map(|input| (*input).to_owned()).collect(),
-            output: vec![output.to_owned()],
-            name: format!("{output}.node"),
+            name: format!("{}.node", output[0]),
+            output,
             op_type: kind.to_owned(),
             attribute,
+            domain: domain.to_owned(),
         });
     }
 
@@ -80,6 +96,11 @@ impl Builder {
             }
         }
         self.constant(name, kind, shape, bytes)
+    }
+
+    /// A zero of type `kind`, which is one byte; the same name is stored once.
+    pub fn zero(&mut self, name: &str, kind: DataType) -> Value {
+        self.constant(name, kind, &[], vec![0])
     }
 
     fn constant(&mut self, name: &str, kind: DataType, shape: &[usize], bytes: Vec<u8>) -> Value {
@@ -129,12 +150,11 @@ impl Builder {
     /// The finished model.
     pub fn finish(mut self, name: &str, opset: i64, ir_version: i64) -> Model {
         name.clone_into(&mut self.graph.name);
-        Model {
-            ir_version,
-            producer_name: "sage".to_owned(),
-            graph: Some(self.graph),
-            opset_import: vec![OperatorSet { domain: String::new(), version: opset }],
+        let mut opset_import = vec![OperatorSet { domain: String::new(), version: opset }];
+        if self.graph.node.iter().any(|node| node.domain == TENSORRT) {
+            opset_import.push(OperatorSet { domain: TENSORRT.to_owned(), version: 1 });
         }
+        Model { ir_version, producer_name: "sage".to_owned(), graph: Some(self.graph), opset_import }
     }
 }
 

@@ -2,20 +2,24 @@
 //! safetensors it refers to, and a manifest flow out. Nothing is copied: a weight is a file name, an offset and a length.
 
 pub mod graph;
+pub mod lowbit;
 pub mod proto;
 pub mod qwen2;
+pub mod rewritten;
+pub mod source;
 
-use self::graph::Location;
 use self::proto::{DataType, Model};
-use self::qwen2::{Part, Stored, decoder};
+use self::qwen2::{Part, decoder};
+use self::rewritten::Rewritten;
+use self::source::Source;
 use super::ModelError;
-use super::checkpoint::{Checkpoint, Tensor};
+use super::checkpoint::Checkpoint;
+use super::lowbit::Format;
 use super::qwen2::Qwen2Config;
 use crate::whole_file;
 use prost::Message;
-use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -54,7 +58,7 @@ impl Precision {
 
     /// Bytes of one number.
     pub fn bytes(self) -> usize {
-        if self == Precision::Fp32 { 4 } else { 2 }
+        self.kind().bytes()
     }
 
     /// As in commands and manifests.
@@ -72,12 +76,25 @@ impl Precision {
 pub struct Options {
     /// Operators.
     pub form: Form,
-    /// Numbers.
+    /// Numbers that it computes in, and those of plain weights.
     pub precision: Precision,
+    /// What the weights of linear layers are stored in; `None`: plain numbers. A checkpoint that mixes formats has this one
+    /// among them.
+    pub weights: Option<Format>,
     /// Positions that the KV cache has room for.
     pub capacity: usize,
     /// Graphs that the layers are divided among, in a row.
     pub groups: usize,
+}
+
+impl Options {
+    /// Numbers for people: `bf16`, `int4 weights, bf16`.
+    pub fn name(&self) -> String {
+        match self.weights {
+            None => self.precision.name().to_owned(),
+            Some(format) => format!("{} weights, {}", format.name(), self.precision.name()),
+        }
+    }
 }
 
 /// What was emitted.
@@ -85,7 +102,7 @@ pub struct Options {
 pub struct Emitted {
     /// One per layer group, in order.
     pub graphs: Vec<EmittedGraph>,
-    /// The safetensors beside them.
+    /// The safetensors beside them, and the file of rewritten tensors if there is one.
     pub weights: Vec<PathBuf>,
     /// Shape of the network.
     pub config: Qwen2Config,
@@ -114,67 +131,87 @@ pub struct Composed {
 }
 
 impl Composed {
-    /// Names of the weights that it refers to.
-    pub fn weights(&self) -> impl Iterator<Item = &str> {
+    /// Names of the weights that it refers to, and their bytes.
+    pub fn weights(&self) -> impl Iterator<Item = (&str, u64)> {
         let all = self.model.graph.iter().flat_map(|graph| &graph.initializer);
-        all.filter(|tensor| tensor.data_location == 1).map(|tensor| tensor.name.as_str())
+        all.filter(|tensor| tensor.data_location == 1).map(|tensor| {
+            let length = tensor.external_data.iter().find(|entry| entry.key == "length");
+            (tensor.name.as_str(), length.and_then(|entry| entry.value.parse().ok()).unwrap_or(0))
+        })
+    }
+}
+
+/// The graphs of a checkpoint and what they need beside it.
+pub struct Composition {
+    /// One per layer group, in order.
+    pub parts: Vec<Composed>,
+    /// Tensors that are not in the checkpoint's files as the graphs need them.
+    pub rewritten: Rewritten,
+    /// Formats of quantised layers.
+    pub formats: BTreeSet<Format>,
+}
+
+impl Composition {
+    /// Bytes of all weights that the graphs refer to, each once.
+    pub fn weights_bytes(&self) -> u64 {
+        let all: BTreeMap<&str, u64> = self.parts.iter().flat_map(Composed::weights).collect();
+        all.values().sum()
     }
 }
 
 /// The graphs of a checkpoint, one per layer group.
 ///
 /// # Errors
-/// Its weights are quantised, one is missing, or the groups do not fit.
-pub fn compose(checkpoint: &Checkpoint, config: &Qwen2Config, options: &Options) -> Result<Vec<Composed>, ModelError> {
+/// A weight is missing or not stored as `options` want it, or the groups do not fit.
+pub fn compose(checkpoint: &Checkpoint, config: &Qwen2Config, options: &Options) -> Result<Composition, ModelError> {
     let folder = checkpoint.directory();
     if options.groups == 0 || options.groups > config.layers {
         let reason = format!("{} groups do not fit {} layers", options.groups, config.layers);
         return Err(ModelError::invalid(folder, reason));
     }
-    for (name, tensor) in checkpoint.tensors() {
-        if kind_of(tensor.dtype).is_none() {
-            let reason = format!(
-                "`{name}` is stored as {:?}; engines are emitted from bf16, f16 or f32 weights, give the unquantised checkpoint",
-                tensor.dtype
-            );
-            return Err(ModelError::invalid(folder, reason));
-        }
+    let source = Source::new(checkpoint, config, options)?;
+    let mut parts = Vec::new();
+    for (index, layers) in groups(config.layers, options.groups).into_iter().enumerate() {
+        let part = Part { layers: layers.clone(), of: config.layers };
+        let model = decoder(config, &source, options, &part)
+            .map_err(|missing| ModelError::invalid(folder, missing.to_string()))?;
+        let name = match options.groups {
+            1 => "model.onnx".to_owned(),
+            count => format!("model-{index}-of-{count}.onnx"),
+        };
+        parts.push(Composed { name, layers, model });
     }
-    let find = |name: &str| checkpoint.get(name).and_then(stored);
-    let parts = groups(config.layers, options.groups).into_iter().enumerate();
-    parts
-        .map(|(index, layers)| {
-            let part = Part { layers: layers.clone(), of: config.layers };
-            let model = decoder(config, &find, options, &part)
-                .map_err(|missing| ModelError::invalid(folder, missing.to_string()))?;
-            let name = match options.groups {
-                1 => "model.onnx".to_owned(),
-                count => format!("model-{index}-of-{count}.onnx"),
-            };
-            Ok(Composed { name, layers, model })
-        })
-        .collect()
+    Ok(Composition { parts, rewritten: source.rewritten, formats: source.formats })
 }
 
-/// Writes the graphs of the checkpoint `model` to the folder `out`, with hard links to its weights.
+/// Writes the graphs of the checkpoint `model` to the folder `out`, with hard links to its weights and, where these have not
+/// the form that a graph needs, one file of rewritten ones.
 ///
 /// # Errors
-/// The checkpoint cannot be used, its weights are quantised, the groups do not fit, or `out` cannot be written.
+/// The checkpoint cannot be used as `options` want it, the groups do not fit, or `out` cannot be written.
 pub fn emit(model: &Path, out: &Path, options: &Options) -> Result<Emitted, ModelError> {
     let config = Qwen2Config::load(model)?;
     let checkpoint = Checkpoint::open(model)?;
     let composed = compose(&checkpoint, &config, options)?;
     let failed = |error: io::Error| ModelError::invalid(out, format!("cannot be written ({error})"));
     std::fs::create_dir_all(out).map_err(failed)?;
+    let mut weights = Vec::new();
+    if composed.rewritten.bytes() > 0 {
+        // A graph of an earlier emission would refer to the file that is replaced.
+        for graph in &composed.parts {
+            let _ = std::fs::remove_file(out.join(&graph.name));
+        }
+        composed.rewritten.write(out, &|| false).map_err(failed)?;
+        weights.push(out.join(rewritten::FILE));
+    }
     let mut graphs = Vec::new();
-    for graph in composed {
+    for graph in composed.parts {
         let bytes = graph.model.encode_to_vec();
         let path = out.join(graph.name);
         whole_file::write(&path, &bytes).map_err(failed)?;
         graphs.push(EmittedGraph { path, layers: graph.layers, bytes: bytes.len() as u64 });
     }
     let files: BTreeSet<&Path> = checkpoint.tensors().map(|(_, tensor)| tensor.file()).collect();
-    let mut weights = Vec::new();
     for file in files {
         let beside = out.join(file.file_name().unwrap_or_default());
         link(file, &beside).map_err(|error| {
@@ -201,24 +238,6 @@ pub fn groups(layers: usize, count: usize) -> Vec<Range<usize>> {
             range
         })
         .collect()
-}
-
-fn kind_of(dtype: Dtype) -> Option<DataType> {
-    match dtype {
-        Dtype::BF16 => Some(DataType::Bfloat16),
-        Dtype::F16 => Some(DataType::Float16),
-        Dtype::F32 => Some(DataType::Float),
-        _ => None,
-    }
-}
-
-fn stored(tensor: &Tensor) -> Option<Stored> {
-    let at = Location {
-        file: tensor.file().file_name()?.to_str()?.to_owned(),
-        offset_bytes: tensor.offset_bytes(),
-        length_bytes: tensor.bytes().len() as u64,
-    };
-    Some(Stored { kind: kind_of(tensor.dtype)?, shape: tensor.shape.clone(), at })
 }
 
 /// A second name for the file; what lies there under that name is replaced. A checkpoint in a cache of links is followed.

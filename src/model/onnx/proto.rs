@@ -19,6 +19,19 @@ pub enum DataType {
     Float16 = 10,
     /// bfloat16.
     Bfloat16 = 16,
+    /// Floating point of 8 bits, E4M3 without infinities.
+    Float8E4m3 = 17,
+    /// Signed whole numbers of 4 bits, two in a byte, the first in its low half.
+    Int4 = 22,
+    /// Floating point of 4 bits, E2M1, two in a byte, the first in its low half.
+    Float4E2m1 = 23,
+}
+
+impl DataType {
+    /// Bytes of a number of one of the plain kinds: 2 for 16 bits, 4 for single precision.
+    pub fn bytes(self) -> usize {
+        if matches!(self, DataType::Float16 | DataType::Bfloat16) { 2 } else { 4 }
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -67,6 +80,9 @@ pub struct Node {
     pub op_type: String,
     #[prost(message, repeated, tag = "5")]
     pub attribute: Vec<Attribute>,
+    /// Empty: ONNX's own.
+    #[prost(string, tag = "7")]
+    pub domain: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -11,8 +11,11 @@
 //! used as Hugging Face stores them. The fused form needs TensorRT 10.15 or newer, the primitive one any 10.
 
 use super::graph::{Builder, Dim, Location, Value};
+use super::lowbit::Patterns;
 use super::proto::{Attribute, DataType, Model};
+use super::source::{HEAD, Source};
 use super::{Form, Options};
+use crate::model::lowbit::Format;
 use crate::model::qwen2::Qwen2Config;
 use std::ops::Range;
 
@@ -29,9 +32,6 @@ pub struct Stored {
     /// Its bytes.
     pub at: Location,
 }
-
-/// Finds a weight by its name in the checkpoint.
-pub type Find<'a> = dyn Fn(&str) -> Option<Stored> + 'a;
 
 /// Which part of the network a graph holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,11 +51,14 @@ pub struct Missing(pub String);
 ///
 /// # Errors
 /// A weight is missing.
-pub fn decoder(config: &Qwen2Config, find: &Find<'_>, options: &Options, part: &Part) -> Result<Model, Missing> {
-    let mut emitter = Emitter { b: Builder::default(), config, find, options, kind: options.precision.kind() };
+pub fn decoder(config: &Qwen2Config, source: &Source<'_>, options: &Options, part: &Part) -> Result<Model, Missing> {
+    let mut emitter = Emitter { b: Builder::default(), config, source, options, kind: options.precision.kind() };
     emitter.network(part)?;
+    // Blocks of scales came with opset 21, numbers of 4 bits in floating point with 23.
     let (opset, ir) = match options.form {
         Form::Fused => (24, 11),
+        Form::Primitive if source.formats.contains(&Format::Nvfp4) => (23, 11),
+        Form::Primitive if !source.formats.is_empty() => (21, 10),
         Form::Primitive => (18, 10),
     };
     Ok(emitter.b.finish("qwen2", opset, ir))
@@ -64,7 +67,7 @@ pub fn decoder(config: &Qwen2Config, find: &Find<'_>, options: &Options, part: &
 struct Emitter<'a> {
     b: Builder,
     config: &'a Qwen2Config,
-    find: &'a Find<'a>,
+    source: &'a Source<'a>,
     options: &'a Options,
     kind: DataType,
 }
@@ -110,7 +113,9 @@ impl Emitter<'_> {
         self.b.input("last", DataType::Int64, &[Dim::Fixed(1)]);
         let row = self.b.op("Gather", &[&x, "last"], vec![Attribute::int("axis", 0)]);
         let row = self.norm(&row, "model.norm.weight")?;
-        let head = if c.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        // A quantised head is stored beside the embedding, whatever the configuration says.
+        let tied = c.tied && self.source.coded(HEAD).is_none();
+        let head = if tied { "model.embed_tokens" } else { HEAD };
         let logits = self.project(&row, head, None)?;
         self.b.op_named("Cast", &[&logits], vec![Attribute::int("to", DataType::Float as i64)], "logits");
         let attributes = vec![Attribute::int("axis", -1), Attribute::int("keepdims", 0)];
@@ -122,7 +127,7 @@ impl Emitter<'_> {
 
     /// A weight in the precision of the graph: as stored, or cast where it is used.
     fn weight(&mut self, name: &str) -> Result<Value, Missing> {
-        let stored = (self.find)(name).ok_or_else(|| Missing(name.to_owned()))?;
+        let stored = self.source.get(name).ok_or_else(|| Missing(name.to_owned()))?;
         let value = self.b.weight(name, stored.kind, &stored.shape, &stored.at);
         Ok(self.cast(&value, stored.kind))
     }
@@ -137,7 +142,7 @@ impl Emitter<'_> {
     /// `[1, S]` token ids to `[S, H]`.
     fn embed(&mut self, ids: &str) -> Result<Value, Missing> {
         let name = "model.embed_tokens.weight";
-        let stored = (self.find)(name).ok_or_else(|| Missing(name.to_owned()))?;
+        let stored = self.source.get(name).ok_or_else(|| Missing(name.to_owned()))?;
         let table = self.b.weight(name, stored.kind, &stored.shape, &stored.at);
         let rows = self.b.op("Gather", &[&table, ids], vec![Attribute::int("axis", 0)]);
         let rows = self.cast(&rows, stored.kind);
@@ -145,11 +150,18 @@ impl Emitter<'_> {
         Ok(self.b.op("Reshape", &[&rows, &shape], vec![]))
     }
 
-    /// x · Wᵀ (+ bias).
-    fn project(&mut self, x: &str, weight: &str, bias: Option<&str>) -> Result<Value, Missing> {
-        let weight = self.weight(weight)?;
+    /// x · Wᵀ (+ bias), both as stored or out of few bits.
+    fn project(&mut self, x: &str, module: &str, bias: Option<&str>) -> Result<Value, Missing> {
+        let (x, weight) = match self.source.coded(module) {
+            None => (x.to_owned(), self.weight(&format!("{module}.weight"))?),
+            Some(coded) => {
+                let mut patterns = Patterns { b: &mut self.b, kind: self.kind };
+                let x = patterns.channels(module, coded, x);
+                (patterns.inputs(module, coded, &x), patterns.weight(module, coded))
+            }
+        };
         let bias = bias.map(|bias| self.weight(bias)).transpose()?;
-        let mut inputs = vec![x, weight.as_str()];
+        let mut inputs = vec![x.as_str(), weight.as_str()];
         inputs.extend(bias.as_deref());
         Ok(self.b.op("Gemm", &inputs, vec![Attribute::int("transB", 1)]))
     }
@@ -251,8 +263,8 @@ impl Emitter<'_> {
         let at = |part: &str| format!("model.layers.{layer}.{part}");
         let normed = self.norm(x, &at("input_layernorm.weight"))?;
         let mut heads = |name: &str, count: usize| -> Result<Value, Missing> {
-            let (weight, bias) = (at(&format!("self_attn.{name}.weight")), at(&format!("self_attn.{name}.bias")));
-            let flat = self.project(&normed, &weight, Some(&bias))?;
+            let module = at(&format!("self_attn.{name}"));
+            let flat = self.project(&normed, &module, Some(&format!("{module}.bias")))?;
             let shape = self.b.ints(&format!("shape.heads.{count}"), &[1, -1, count as i64, c.head_dim as i64]);
             let rows = self.b.op("Reshape", &[&flat, &shape], vec![]);
             Ok(self.b.op("Transpose", &[&rows], vec![Attribute::ints("perm", &[0, 2, 1, 3])]))
@@ -269,16 +281,16 @@ impl Emitter<'_> {
         let rows = self.b.op("Transpose", &[&attended], vec![Attribute::ints("perm", &[0, 2, 1, 3])]);
         let shape = self.b.ints("shape.attended", &[-1, (c.heads * c.head_dim) as i64]);
         let rows = self.b.op("Reshape", &[&rows, &shape], vec![]);
-        let delta = self.project(&rows, &at("self_attn.o_proj.weight"), None)?;
+        let delta = self.project(&rows, &at("self_attn.o_proj"), None)?;
         let x = self.b.op("Add", &[x, &delta], vec![]);
 
         let normed = self.norm(&x, &at("post_attention_layernorm.weight"))?;
-        let gate = self.project(&normed, &at("mlp.gate_proj.weight"), None)?;
-        let up = self.project(&normed, &at("mlp.up_proj.weight"), None)?;
+        let gate = self.project(&normed, &at("mlp.gate_proj"), None)?;
+        let up = self.project(&normed, &at("mlp.up_proj"), None)?;
         let sigmoid = self.b.op("Sigmoid", &[&gate], vec![]);
         let silu = self.b.op("Mul", &[&gate, &sigmoid], vec![]);
         let inner = self.b.op("Mul", &[&silu, &up], vec![]);
-        let delta = self.project(&inner, &at("mlp.down_proj.weight"), None)?;
+        let delta = self.project(&inner, &at("mlp.down_proj"), None)?;
         Ok(self.b.op("Add", &[&x, &delta], vec![]))
     }
 

@@ -43,13 +43,15 @@ mod tests {
 
     #[test]
     fn engines_of_another_tensorrt_or_gpu_are_refused_with_what_to_do() {
-        let graph = Options { form: Form::Fused, precision: Precision::Bf16, capacity: 64, groups: 1 };
+        let graph = Options { form: Form::Fused, precision: Precision::Bf16, weights: None, capacity: 64, groups: 1 };
         let mut manifest = Manifest {
             format: 1,
             network: Network { layers: 1, hidden: 8, heads: 1, kv_heads: 1, head_dim: 8, vocabulary: 9 },
             recipe: Recipe { graph, chunk: 8, target: "thor".to_owned() },
             weights: String::new(),
+            calibration: None,
             weights_bytes: 0,
+            held_bytes: 0,
             kv_bytes: 0,
             profiles: Vec::new(),
             builder: None,
