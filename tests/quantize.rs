@@ -130,18 +130,17 @@ fn widen(from: &Path, to: &Path) {
             let values = tensor.data().chunks_exact(2).map(|two| half::bf16::from_le_bytes([two[0], two[1]]).to_f32());
             data.extend(values.flat_map(f32::to_le_bytes));
         } else {
-            // A block of 16 rows: bf16 scales [group][row], then weights [group][column / 4][row][column % 4].
-            let group_bytes = 32 * bits / 8;
-            let groups = shape[1] / 16 / (2 + group_bytes);
+            // Each group of a block of 16 rows: bf16 scales [row], then weights [column / 4][row][column % 4].
+            let (groups, group_bytes) = (shape[1], shape[2]);
+            assert_eq!(group_bytes, 16 * (2 + 32 * bits / 8));
             let rows = rows_of(name, shape[0] * 16);
             shape = vec![rows, groups * 32];
             for row in 0..rows {
-                let block = &tensor.data()[row / 16 * 16 * groups * (2 + group_bytes)..];
+                let block = &tensor.data()[row / 16 * groups * group_bytes..];
                 for column in 0..groups * 32 {
                     let (group, in_group) = (column / 32, column % 32);
-                    let scale = &block[(group * 16 + row % 16) * 2..];
-                    let scale = half::bf16::from_le_bytes([scale[0], scale[1]]).to_f32();
-                    let weights = &block[groups * 32 + group * group_bytes * 16..];
+                    let (scales, weights) = block[group * group_bytes..].split_at(32);
+                    let scale = half::bf16::from_le_bytes([scales[row % 16 * 2], scales[row % 16 * 2 + 1]]).to_f32();
                     let place = |column: usize| column / 4 * 64 + row % 16 * 4 + column % 4;
                     let whole = match bits {
                         8 => f32::from(weights[place(in_group)]) - 128.0,

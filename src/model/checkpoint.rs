@@ -21,10 +21,11 @@ pub enum Element {
     F32,
     /// Whole numbers of 8 bits with a scale for each [`GROUP`] weights of a row, in blocks of [`BLOCK_ROWS`] rows.
     ///
-    /// A block holds the bf16 scales, `[group][row]`, then the weights, `[group][column / 4][row][column % 4]`, one byte
-    /// each, 128 more than its value. So one register of a matrix product holds four columns of 16 (8, 4) rows.
+    /// A block holds, for each group, the bf16 scales of its rows, then the weights, `[column / 4][row][column % 4]`, one byte
+    /// each, 128 more than its value. So one register of a matrix product holds four columns of 16 (8, 4) rows, and a product
+    /// reads a block from its first to its last byte.
     Q8,
-    /// As [`Element::Q8`] with 4 bits: the weights are `[group][column / 4 of the first 16][row][column % 4]`; the low half of a
+    /// As [`Element::Q8`] with 4 bits: the weights are `[column / 4 of the first 16][row][column % 4]`; the low half of a
     /// byte is that column, the high half the column 16 further on, each 8 more than its value.
     Q4,
     /// 8 or 4 bits with scales in tensors of their own: see [`super::lowbit`]. No kernel reads it; rows are widened first.
@@ -55,9 +56,14 @@ impl Element {
         matches!(self, Element::Q8 | Element::Q4)
     }
 
-    /// Shape of the tensor of bytes that holds a quantised matrix: blocks, bytes of a block.
-    pub const fn block_shape(self, rows: usize, columns: usize) -> [usize; 2] {
-        [rows.div_ceil(BLOCK_ROWS), BLOCK_ROWS * self.row_bytes(columns)]
+    /// Bytes of one group of a block of a quantised matrix: scales, then weights.
+    pub const fn group_bytes(self) -> usize {
+        BLOCK_ROWS * self.row_bytes(GROUP)
+    }
+
+    /// Shape of the tensor of bytes that holds a quantised matrix: blocks, groups of a block, bytes of a group.
+    pub const fn block_shape(self, rows: usize, columns: usize) -> [usize; 3] {
+        [rows.div_ceil(BLOCK_ROWS), columns / GROUP, self.group_bytes()]
     }
 }
 

@@ -16,24 +16,24 @@ use std::path::Path;
 /// The scale is rounded to bf16 before the weights are divided by it. 8 bits: the largest weight becomes 127. 4 bits: the
 /// largest becomes -8 with its sign in the scale, so all 16 values are used (as llama.cpp's Q4_0).
 pub fn quantize_block(rows: &[f32], columns: usize, element: Element, out: &mut Vec<u8>) {
-    let groups = columns / GROUP;
     let start = out.len();
-    let weights = start + groups * BLOCK_ROWS * 2;
     let zero = if element == Element::Q8 { 128 } else { 0x88 };
-    out.resize(weights, 0);
-    out.resize(start + BLOCK_ROWS * element.row_bytes(columns), zero);
+    for _ in 0..columns / GROUP {
+        out.resize(out.len() + BLOCK_ROWS * 2, 0);
+        out.resize(out.len() + element.group_bytes() - BLOCK_ROWS * 2, zero);
+    }
     for (row, values) in rows.chunks_exact(columns).enumerate() {
         for (index, group) in values.chunks_exact(GROUP).enumerate() {
             let (scale, whole) = quantize_group(group, element);
-            let at = start + (index * BLOCK_ROWS + row) * 2;
-            out[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+            let group = &mut out[start + index * element.group_bytes()..];
+            let (scales, weights) = group.split_at_mut(BLOCK_ROWS * 2);
+            scales[row * 2..row * 2 + 2].copy_from_slice(&scale.to_le_bytes());
             for (column, &byte) in whole.iter().enumerate() {
                 let place = |column: usize| column / 4 * 4 * BLOCK_ROWS + row * 4 + column % 4;
                 if element == Element::Q8 {
-                    out[weights + index * GROUP * BLOCK_ROWS + place(column)] = byte;
+                    weights[place(column)] = byte;
                 } else if column < GROUP / 2 {
-                    let pair = byte | whole[column + GROUP / 2] << 4;
-                    out[weights + index * GROUP / 2 * BLOCK_ROWS + place(column)] = pair;
+                    weights[place(column)] = byte | whole[column + GROUP / 2] << 4;
                 }
             }
         }
@@ -102,7 +102,7 @@ fn write(checkpoint: &Checkpoint, path: &Path, element: Element) -> io::Result<(
             (true, element) => {
                 let shape = element.block_shape(tensor.shape[0], tensor.shape[1]);
                 let dtype = if element == Element::Q8 { Dtype::I8 } else { Dtype::U8 };
-                (dtype, shape.to_vec(), shape[0] * shape[1])
+                (dtype, shape.to_vec(), shape.iter().product())
             }
         };
         header.insert(name.to_owned(), json!({"dtype": dtype, "shape": shape, "data_offsets": [at, at + bytes]}));

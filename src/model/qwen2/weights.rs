@@ -325,16 +325,15 @@ pub(crate) fn widen(bytes: &[u8], element: Element, out: &mut [f32]) {
 
 /// Widens one row of a block of quantised rows; `out` has the row's length.
 pub(crate) fn widen_block_row(block: &[u8], element: Element, row: usize, out: &mut [f32]) {
-    let (scales, weights) = block.split_at(out.len() / GROUP * BLOCK_ROWS * 2);
     for (column, out) in out.iter_mut().enumerate() {
         let (group, column) = (column / GROUP, column % GROUP);
-        let at = (group * BLOCK_ROWS + row) * 2;
-        let scale = bf16::from_le_bytes([scales[at], scales[at + 1]]).to_f32();
+        let (scales, weights) = block[group * element.group_bytes()..].split_at(BLOCK_ROWS * 2);
+        let scale = bf16::from_le_bytes([scales[row * 2], scales[row * 2 + 1]]).to_f32();
         let place = |column: usize| column / 4 * 4 * BLOCK_ROWS + row * 4 + column % 4;
         let whole = match element {
-            Element::Q8 => f32::from(weights[group * GROUP * BLOCK_ROWS + place(column)]) - 128.0,
+            Element::Q8 => f32::from(weights[place(column)]) - 128.0,
             _ => {
-                let pair = weights[group * GROUP / 2 * BLOCK_ROWS + place(column % 16)];
+                let pair = weights[place(column % 16)];
                 f32::from(pair >> (column / 16 * 4) & 15) - 8.0
             }
         };

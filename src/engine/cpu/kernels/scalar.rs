@@ -74,14 +74,13 @@ unsafe fn multiply_bf16(task: &Multiply<u16>, cancel: &CancelToken) {
 
 /// The whole number that a quantised weight is.
 unsafe fn whole(block: *const u8, task: &MultiplyBytes, row: usize, column: usize) -> i32 {
-    let groups = task.columns / GROUP;
     let (group, column) = (column / GROUP, column % GROUP);
-    let weights = block.add(groups * BLOCK_ROWS * 2);
+    let weights = block.add(group * task.element.group_bytes() + BLOCK_ROWS * 2);
     let place = |column: usize| column / 4 * 4 * BLOCK_ROWS + row * 4 + column % 4;
     if task.element == Element::Q8 {
-        i32::from(*weights.add(group * GROUP * BLOCK_ROWS + place(column))) - 128
+        i32::from(*weights.add(place(column))) - 128
     } else {
-        let pair = i32::from(*weights.add(group * GROUP / 2 * BLOCK_ROWS + place(column % 16)));
+        let pair = i32::from(*weights.add(place(column % 16)));
         (pair >> (column / 16 * 4) & 15) - 8
     }
 }
@@ -101,7 +100,7 @@ unsafe fn multiply_bytes(task: &MultiplyBytes, cancel: &CancelToken) {
                 for k in 0..GROUP {
                     dot += whole(block, task, row, group * GROUP + k) * i32::from(*x.values.add(k));
                 }
-                let scale = block.add((group * BLOCK_ROWS + row) * 2).cast::<u16>().read_unaligned();
+                let scale = block.add(group * task.element.group_bytes() + row * 2).cast::<u16>().read_unaligned();
                 let scale = bf16::from_bits(scale).to_f32() * *x.scales;
                 sum = libm::fmaf(dot as f32, scale, sum);
             }
