@@ -151,6 +151,7 @@ const SCALE_BYTES: usize = BLOCK_ROWS * 2;
 /// One group of `B` blocks times `T` tokens, in whole numbers. `weights` are those of the first block's group, the next block is
 /// `block_bytes` further on; `x` begins with the first token's group.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // weights, activations and sums are walked in step
 unsafe fn products<P: Panel, const FOUR: bool, const B: usize, const T: usize>(
     weights: *const u8,
     block_bytes: usize,
