@@ -15,7 +15,7 @@ use libloading::Library as File;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 
 /// Which TensorRT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -311,12 +311,17 @@ pub struct Builder<'a> {
     library: &'a Library,
 }
 
+/// Held while the builder compiles: two builds for different GPUs in one process disturb each other (TensorRT-RTX 1.7 then says
+/// "Target SM 120 is not found in the accelerator list").
+static COMPILING: Mutex<()> = Mutex::new(());
+
 impl<'a> Builder<'a> {
-    /// Parses and builds.
+    /// Parses and builds; one build at a time in a process, others wait.
     ///
     /// # Errors
     /// What the parser or the builder refuses, or a cancelled build.
     pub fn build(&self, request: &Request<'_>, watch: &dyn Watch) -> Result<Built<'a>, TrtError> {
+        let _alone = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
         let (library, slots, builder) = (self.library, self.library.slots, self.object.object);
         // Version 10 must be told to take types as they are; the later ones know nothing else.
         let strongly =
