@@ -1,9 +1,9 @@
 //! Golden numbers of the quantised model: a few prompts are read on the CPU; their tokens, the inputs of each layer at the last
 //! token and the logits there flow out, for an engine to be compared with.
 
-use super::tensors::{Entry, TensorWriter};
 use crate::engine::CancelToken;
 use crate::engine::cpu::qwen2::{Decoder, Seen, Site};
+use crate::model::tensors::{Entry, TensorWriter};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::io;

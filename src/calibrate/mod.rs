@@ -14,7 +14,6 @@ pub mod ranges;
 pub mod recipe;
 pub mod samples;
 mod store;
-mod tensors;
 
 use self::agreement::Agreement;
 use self::manifest::{Files, Manifest};

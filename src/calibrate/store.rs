@@ -4,12 +4,12 @@
 use super::CalibrateError;
 use super::modules::Module;
 use super::recipe::Recipe;
-use super::tensors::{Entry, TensorWriter};
 use crate::model::checkpoint::{Checkpoint, Tensor};
 use crate::model::lowbit::pack::{Packer, stored_scale};
 use crate::model::lowbit::{Format, QUANT_CONFIG};
 use crate::model::qwen2::Matrix;
-use crate::model::read_json;
+use crate::model::tensors::{Entry, TensorWriter};
+use crate::model::{copy_companions, read_json};
 use crate::whole_file;
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
@@ -33,17 +33,6 @@ pub struct Choices<'a> {
     /// Threads that pack.
     pub threads: usize,
 }
-
-/// Files that go along unchanged.
-const COMPANIONS: [&str; 7] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-];
 
 /// Largest weight of every module that is quantised.
 ///
@@ -91,9 +80,7 @@ pub fn write(
 ) -> Result<(), CalibrateError> {
     let from = checkpoint.directory();
     let failed = |why| CalibrateError::Write { path: to.to_owned(), why };
-    for file in COMPANIONS.iter().filter(|file| from.join(file).is_file()) {
-        std::fs::copy(from.join(file), to.join(file)).map_err(failed)?;
-    }
+    copy_companions(from, to).map_err(failed)?;
     let mut config = read_json(&from.join("config.json"))?;
     let quantisation = declared(choices);
     let mut own = quantisation.clone();

@@ -10,6 +10,7 @@ pub mod onnx;
 pub mod quantize;
 pub mod qwen2;
 pub mod sampling;
+pub(crate) mod tensors;
 pub mod tokenizer;
 pub mod transcript;
 
@@ -40,6 +41,25 @@ impl ModelError {
     pub(crate) fn invalid(path: &Path, reason: impl Into<String>) -> ModelError {
         ModelError::Invalid { path: path.to_owned(), reason: reason.into() }
     }
+}
+
+/// What goes along with a checkpoint's weights unchanged; each may be absent.
+const COMPANIONS: [&str; 7] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// Copies what goes along with the weights of the checkpoint `from` into the folder `to`.
+pub(crate) fn copy_companions(from: &Path, to: &Path) -> std::io::Result<()> {
+    for file in COMPANIONS.iter().filter(|file| from.join(file).is_file()) {
+        std::fs::copy(from.join(file), to.join(file))?;
+    }
+    Ok(())
 }
 
 /// Reads a whole small file.

@@ -3,12 +3,12 @@
 
 use super::checkpoint::{BLOCK_ROWS, Checkpoint, Element, GROUP, Tensor};
 use super::qwen2::{element_of, widen};
-use super::{ModelError, read_json};
+use super::tensors::{Entry, TensorWriter};
+use super::{ModelError, copy_companions, read_json};
 use half::bf16;
 use safetensors::Dtype;
-use serde_json::{Map, Value, json};
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use serde_json::json;
+use std::io;
 use std::path::Path;
 
 /// Appends up to [`BLOCK_ROWS`] rows of `columns` weights, whole groups, as one block of `element` (8 or 4 bits).
@@ -56,17 +56,6 @@ fn shrinks(tensor: &Tensor) -> bool {
     tensor.shape.len() == 2 && tensor.shape[1].is_multiple_of(GROUP)
 }
 
-/// Files that go along unchanged.
-const COMPANIONS: [&str; 7] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-];
-
 /// Writes the checkpoint of `from` to the folder `to` with its matrices as `element` (8 or 4 bits).
 ///
 /// # Errors
@@ -85,9 +74,7 @@ pub fn quantize(from: &Path, to: &Path, element: Element) -> Result<(), ModelErr
         json!({"quant_method": "sage", "bits": bits, "group_size": GROUP, "block_rows": BLOCK_ROWS});
     let failed = |error: io::Error| ModelError::invalid(to, format!("cannot be written ({error})"));
     std::fs::create_dir_all(to).map_err(failed)?;
-    for file in COMPANIONS.iter().filter(|file| from.join(file).is_file()) {
-        std::fs::copy(from.join(file), to.join(file)).map_err(failed)?;
-    }
+    copy_companions(from, to).map_err(failed)?;
     let part = to.join("model.safetensors.part");
     write(&checkpoint, &part, element).map_err(failed)?;
     std::fs::rename(&part, to.join("model.safetensors")).map_err(failed)?;
@@ -95,24 +82,16 @@ pub fn quantize(from: &Path, to: &Path, element: Element) -> Result<(), ModelErr
 }
 
 fn write(checkpoint: &Checkpoint, path: &Path, element: Element) -> io::Result<()> {
-    let (mut header, mut at) = (Map::new(), 0);
-    for (name, tensor) in checkpoint.tensors() {
-        let (dtype, shape, bytes) = match (shrinks(tensor), element) {
-            (false, _) => (tensor.dtype, tensor.shape.clone(), tensor.bytes().len()),
-            (true, element) => {
-                let shape = element.block_shape(tensor.shape[0], tensor.shape[1]);
-                let dtype = if element == Element::Q8 { Dtype::I8 } else { Dtype::U8 };
-                (dtype, shape.to_vec(), shape.iter().product())
-            }
+    let entries = checkpoint.tensors().map(|(name, tensor)| {
+        let (dtype, shape) = if shrinks(tensor) {
+            let dtype = if element == Element::Q8 { Dtype::I8 } else { Dtype::U8 };
+            (dtype, element.block_shape(tensor.shape[0], tensor.shape[1]).to_vec())
+        } else {
+            (tensor.dtype, tensor.shape.clone())
         };
-        header.insert(name.to_owned(), json!({"dtype": dtype, "shape": shape, "data_offsets": [at, at + bytes]}));
-        at += bytes;
-    }
-    let mut header = Value::Object(header).to_string();
-    header.push_str(&" ".repeat(header.len().next_multiple_of(64) + 56 - header.len()));
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(header.as_bytes())?;
+        Entry { name: name.to_owned(), dtype, shape }
+    });
+    let mut file = TensorWriter::create(path, &entries.collect::<Vec<_>>())?;
     let mut packed = Vec::new();
     for (_, tensor) in checkpoint.tensors() {
         match element_of(tensor.dtype) {
@@ -124,13 +103,13 @@ fn write(checkpoint: &Checkpoint, path: &Path, element: Element) -> io::Result<(
                     widen(bytes, stored, rows);
                     packed.clear();
                     quantize_block(rows, columns, element, &mut packed);
-                    file.write_all(&packed)?;
+                    file.write(&packed)?;
                 }
             }
-            _ => file.write_all(tensor.bytes())?,
+            _ => file.write(tensor.bytes())?,
         }
     }
-    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    file.finish()
 }
 
 #[cfg(test)]

@@ -54,13 +54,19 @@ impl Case {
     pub fn write(&self, directory: &Path, shards: usize) {
         std::fs::write(directory.join("config.json"), self.config().to_string()).unwrap();
         let tensors = self.tensors();
+        let dtype = json!(self.json["dtype"].as_str().unwrap().to_uppercase());
+        let write = |file: &str, part: &[(String, Vec<usize>)]| {
+            let whole =
+                part.iter().map(|(name, shape)| (name.as_str(), dtype.clone(), &shape[..], self.bytes(name, shape)));
+            write_file(&directory.join(file), whole);
+        };
         if shards == 1 {
-            return write_file(&directory.join("model.safetensors"), self, &tensors);
+            return write("model.safetensors", &tensors);
         }
         let mut map = serde_json::Map::new();
         for (number, part) in tensors.chunks(tensors.len().div_ceil(shards)).enumerate() {
             let file = format!("model-{:05}-of-{shards:05}.safetensors", number + 1);
-            write_file(&directory.join(&file), self, part);
+            write(&file, part);
             map.extend(part.iter().map(|(name, _)| (name.clone(), json!(file))));
         }
         let index = json!({"metadata": {}, "weight_map": map}).to_string();
@@ -147,14 +153,13 @@ pub fn hashed(base: u64, index: usize) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Writes tensors as a safetensors file.
-fn write_file(path: &Path, case: &Case, tensors: &[(String, Vec<usize>)]) {
-    let dtype = case.json["dtype"].as_str().unwrap().to_uppercase();
+/// Writes tensors, by name with type, shape and bytes, as a safetensors file.
+pub fn write_file<'a>(path: &Path, tensors: impl IntoIterator<Item = (&'a str, Value, &'a [usize], Vec<u8>)>) {
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    for (name, shape) in tensors {
+    for (name, dtype, shape, bytes) in tensors {
         let from = data.len();
-        data.extend(case.bytes(name, shape));
-        header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [from, data.len()]}));
+        data.extend(bytes);
+        header.insert(name.to_owned(), json!({"dtype": dtype, "shape": shape, "data_offsets": [from, data.len()]}));
     }
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');

@@ -8,7 +8,7 @@ use safetensors::Dtype;
 use sage::model::checkpoint::Checkpoint;
 use sage::model::lowbit::pack::{Choice, Packer};
 use sage::model::lowbit::{Format, Scheme};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use std::path::Path;
 
 /// A network whose layers are whole blocks of every format.
@@ -80,16 +80,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 
 /// Writes tensors as a safetensors file.
 pub fn write_file(path: &Path, tensors: &Tensors) {
-    let (mut header, mut data) = (Map::new(), Vec::<u8>::new());
-    for (name, dtype, shape, bytes) in tensors {
-        let from = data.len();
-        data.extend(bytes);
-        header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [from, data.len()]}));
-    }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(header);
-    file.extend(data);
-    std::fs::write(path, file).unwrap();
+    let each = tensors.iter();
+    let each = each.map(|(name, dtype, shape, bytes)| (name.as_str(), json!(dtype), &shape[..], bytes.clone()));
+    super::checkpoint::write_file(path, each);
 }
