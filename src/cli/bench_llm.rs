@@ -71,7 +71,7 @@ enum Format {
     /// As published.
     #[value(name = "bf16")]
     Bf16,
-    /// 8 bits and a scale for each group of 32.
+    /// 8 bits and a scale for each group of 128, or 32 where rows are not multiples of that.
     #[value(name = "8bit")]
     EightBit,
     /// 4 bits and a scale for each group of 32.

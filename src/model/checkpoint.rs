@@ -19,21 +19,26 @@ pub enum Element {
     F16,
     /// IEEE single precision.
     F32,
-    /// Whole numbers of 8 bits with a scale for each [`GROUP`] weights of a row, in blocks of [`BLOCK_ROWS`] rows.
+    /// Whole numbers of 8 bits with a scale for each [`Element::scaled`] weights of a row, in blocks of [`BLOCK_ROWS`] rows.
     ///
-    /// A block holds, for each group, the bf16 scales of its rows, then the weights, `[column / 4][row][column % 4]`, one byte
-    /// each, 128 more than its value. So one register of a matrix product holds four columns of 16 (8, 4) rows, and a product
-    /// reads a block from its first to its last byte.
+    /// A block holds, for each of these runs, the bf16 scales of its rows, then the weights, `[column / 4][row][column % 4]`, one
+    /// byte each, 128 more than its value. So one register of a matrix product holds four columns of 16 (8, 4) rows, and a
+    /// product reads a block from its first to its last byte.
     Q8,
-    /// As [`Element::Q8`] with 4 bits: the weights are `[column / 4 of the first 16][row][column % 4]`; the low half of a
-    /// byte is that column, the high half the column 16 further on, each 8 more than its value.
+    /// As [`Element::Q8`] with 4 bits: the weights are, for each [`GROUP`], `[column / 4 of the first 16][row][column % 4]`; the
+    /// low half of a byte is that column, the high half the column 16 further on, each 8 more than its value.
     Q4,
     /// 8 or 4 bits with scales in tensors of their own: see [`super::lowbit`]. No kernel reads it; rows are widened first.
     LowBit,
 }
 
-/// Neighbouring weights of a row that share a scale.
+/// Neighbouring weights of a row whose products with activations are summed in whole numbers; rows of quantised matrices are
+/// multiples of it.
 pub const GROUP: usize = 32;
+
+/// Weights of 8 bits that share a scale where rows are multiples of it. Their rounding is little either way, and a decoder is as
+/// fast as it reads: 3 % fewer bytes a weight than with [`GROUP`].
+const WIDE: usize = 128;
 
 /// Rows of one block of a quantised matrix. Rows missing from the last block are stored as zeros.
 pub const BLOCK_ROWS: usize = 16;
@@ -45,10 +50,22 @@ impl Element {
         match self {
             Element::Bf16 | Element::F16 => columns * 2,
             Element::F32 => columns * 4,
-            Element::Q8 => columns / GROUP * (2 + GROUP),
-            Element::Q4 => columns / GROUP * (2 + GROUP / 2),
+            Element::Q8 | Element::Q4 => {
+                let scaled = self.scaled(columns);
+                columns / scaled * (2 + self.whole_bytes(scaled))
+            }
             Element::LowBit => 0,
         }
+    }
+
+    /// Neighbouring weights of a row of `columns` quantised weights that share a scale, whole [`GROUP`]s.
+    pub const fn scaled(self, columns: usize) -> usize {
+        if matches!(self, Element::Q8) && columns.is_multiple_of(WIDE) { WIDE } else { GROUP }
+    }
+
+    /// Bytes of `count` quantised weights without their scales.
+    const fn whole_bytes(self, count: usize) -> usize {
+        if matches!(self, Element::Q4) { count / 2 } else { count }
     }
 
     /// Whether rows lie in blocks of whole numbers.
@@ -56,14 +73,26 @@ impl Element {
         matches!(self, Element::Q8 | Element::Q4)
     }
 
-    /// Bytes of one group of a block of a quantised matrix: scales, then weights.
+    /// Bytes of the weights of one [`GROUP`] of a block of a quantised matrix.
     pub const fn group_bytes(self) -> usize {
-        BLOCK_ROWS * self.row_bytes(GROUP)
+        BLOCK_ROWS * self.whole_bytes(GROUP)
     }
 
-    /// Shape of the tensor of bytes that holds a quantised matrix: blocks, groups of a block, bytes of a group.
+    /// Where in a block of quantised rows the scales and the weights of a [`GROUP`] begin.
+    #[inline(always)]
+    pub const fn group_at(self, columns: usize, group: usize) -> (usize, usize) {
+        // A shift, for a division would take as long as the group's product.
+        let shared = (self.scaled(columns) / GROUP).trailing_zeros();
+        let scales = (group >> shared) * BLOCK_ROWS * (2 + self.whole_bytes(GROUP << shared));
+        let within = group - ((group >> shared) << shared);
+        (scales, scales + BLOCK_ROWS * 2 + within * self.group_bytes())
+    }
+
+    /// Shape of the tensor of bytes that holds a quantised matrix: blocks, scales of a row of a block, bytes that a block has for
+    /// each.
     pub const fn block_shape(self, rows: usize, columns: usize) -> [usize; 3] {
-        [rows.div_ceil(BLOCK_ROWS), columns / GROUP, self.group_bytes()]
+        let scaled = self.scaled(columns);
+        [rows.div_ceil(BLOCK_ROWS), columns / scaled, BLOCK_ROWS * (2 + self.whole_bytes(scaled))]
     }
 }
 

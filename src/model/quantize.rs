@@ -1,4 +1,4 @@
-//! Weights as small whole numbers with a scale for each group of 32: for machines whose memory is the limit.
+//! Weights as small whole numbers with a scale for each group of 32 or 128: for machines whose memory is the limit.
 //! Flows in: a checkpoint in bf16, f16 or f32. Flows out: the same checkpoint with its matrices in 8 or 4 bits.
 
 use super::checkpoint::{BLOCK_ROWS, Checkpoint, Element, GROUP, Tensor};
@@ -18,37 +18,45 @@ use std::path::Path;
 pub fn quantize_block(rows: &[f32], columns: usize, element: Element, out: &mut Vec<u8>) {
     let start = out.len();
     let zero = if element == Element::Q8 { 128 } else { 0x88 };
-    for _ in 0..columns / GROUP {
+    let [_, runs, bytes] = element.block_shape(BLOCK_ROWS, columns);
+    for _ in 0..runs {
         out.resize(out.len() + BLOCK_ROWS * 2, 0);
-        out.resize(out.len() + element.group_bytes() - BLOCK_ROWS * 2, zero);
+        out.resize(out.len() + bytes - BLOCK_ROWS * 2, zero);
     }
+    let scaled = element.scaled(columns);
+    let block = &mut out[start..];
     for (row, values) in rows.chunks_exact(columns).enumerate() {
-        for (index, group) in values.chunks_exact(GROUP).enumerate() {
-            let (scale, whole) = quantize_group(group, element);
-            let group = &mut out[start + index * element.group_bytes()..];
-            let (scales, weights) = group.split_at_mut(BLOCK_ROWS * 2);
-            scales[row * 2..row * 2 + 2].copy_from_slice(&scale.to_le_bytes());
-            for (column, &byte) in whole.iter().enumerate() {
-                let place = |column: usize| column / 4 * 4 * BLOCK_ROWS + row * 4 + column % 4;
-                if element == Element::Q8 {
-                    weights[place(column)] = byte;
-                } else if column < GROUP / 2 {
-                    weights[place(column)] = byte | whole[column + GROUP / 2] << 4;
+        for (run, sharing) in values.chunks_exact(scaled).enumerate() {
+            let scale = scale_of(sharing, element);
+            for (within, group) in sharing.chunks_exact(GROUP).enumerate() {
+                let (scales, weights) = element.group_at(columns, run * (scaled / GROUP) + within);
+                block[scales + row * 2..][..2].copy_from_slice(&scale.to_le_bytes());
+                let weights = &mut block[weights..];
+                let whole = whole_numbers(group, scale, element);
+                for (column, &byte) in whole.iter().enumerate() {
+                    let place = |column: usize| column / 4 * 4 * BLOCK_ROWS + row * 4 + column % 4;
+                    if element == Element::Q8 {
+                        weights[place(column)] = byte;
+                    } else if column < GROUP / 2 {
+                        weights[place(column)] = byte | whole[column + GROUP / 2] << 4;
+                    }
                 }
             }
         }
     }
 }
 
-/// Scale and whole numbers of one group, the numbers shifted to be positive.
-fn quantize_group(group: &[f32], element: Element) -> (bf16, [u8; GROUP]) {
-    let largest = group.iter().fold(0.0f32, |best, &w| if w.abs() > best.abs() { w } else { best });
-    let (steps, low, high, shift) =
-        if element == Element::Q8 { (127.0, -127.0, 127.0, 128.0) } else { (-8.0, -8.0, 7.0, 8.0) };
-    let scale = bf16::from_f32(largest / steps);
+/// The scale of weights that share one.
+fn scale_of(weights: &[f32], element: Element) -> bf16 {
+    let largest = weights.iter().fold(0.0f32, |best, &w| if w.abs() > best.abs() { w } else { best });
+    bf16::from_f32(largest / if element == Element::Q8 { 127.0 } else { -8.0 })
+}
+
+/// Whole numbers of one group, shifted to be positive.
+fn whole_numbers(group: &[f32], scale: bf16, element: Element) -> [u8; GROUP] {
+    let (low, high, shift) = if element == Element::Q8 { (-127.0, 127.0, 128.0) } else { (-8.0, 7.0, 8.0) };
     let inverse = if scale.to_f32() == 0.0 { 0.0 } else { 1.0 / scale.to_f32() };
-    let whole = |i: usize| ((group[i] * inverse).round_ties_even().clamp(low, high) + shift) as u8;
-    (scale, std::array::from_fn(whole))
+    std::array::from_fn(|i| ((group[i] * inverse).round_ties_even().clamp(low, high) + shift) as u8)
 }
 
 /// Whether a tensor becomes whole numbers: matrices whose rows are whole groups. Norms and biases stay as they are.
@@ -70,8 +78,7 @@ pub fn quantize(from: &Path, to: &Path, element: Element) -> Result<(), ModelErr
     }
     let mut config = read_json(&from.join("config.json"))?;
     let bits = if element == Element::Q8 { 8 } else { 4 };
-    config["quantization_config"] =
-        json!({"quant_method": "sage", "bits": bits, "group_size": GROUP, "block_rows": BLOCK_ROWS});
+    config["quantization_config"] = json!({"quant_method": "sage", "bits": bits, "block_rows": BLOCK_ROWS});
     let failed = |error: io::Error| ModelError::invalid(to, format!("cannot be written ({error})"));
     std::fs::create_dir_all(to).map_err(failed)?;
     copy_companions(from, to).map_err(failed)?;
@@ -119,16 +126,22 @@ mod tests {
 
     #[test]
     fn every_row_comes_back_within_half_a_step_of_its_group() {
-        let (rows, columns) = (5, 96);
+        let rows = 5;
         let value = |i: usize| ((i * 37 % 61) as f32 - 30.0) * if i.is_multiple_of(3) { 1.0 } else { 1e-3 };
-        let weights: Vec<f32> = (0..rows * columns).map(value).collect();
-        for (element, steps, bytes) in [(Element::Q8, 127.0, 3 * 34), (Element::Q4, 8.0, 3 * 18)] {
+        let cases = [
+            (Element::Q8, 96, 32, 127.0, 3 * 34),
+            (Element::Q8, 256, 128, 127.0, 2 * 130),
+            (Element::Q4, 96, 32, 8.0, 3 * 18),
+            (Element::Q4, 256, 32, 8.0, 8 * 18),
+        ];
+        for (element, columns, scaled, steps, bytes) in cases {
+            let weights: Vec<f32> = (0..rows * columns).map(value).collect();
             let (mut packed, mut back) = (Vec::new(), vec![0.0; columns]);
             quantize_block(&weights, columns, element, &mut packed);
             assert_eq!(packed.len(), BLOCK_ROWS * bytes);
             for (row, values) in weights.chunks(columns).enumerate() {
                 widen_block_row(&packed, element, row, &mut back);
-                for (group, (want, got)) in values.chunks(GROUP).zip(back.chunks(GROUP)).enumerate() {
+                for (group, (want, got)) in values.chunks(scaled).zip(back.chunks(scaled)).enumerate() {
                     let largest = want.iter().fold(0.0f32, |best, w| best.max(w.abs()));
                     for (w, g) in want.iter().zip(got) {
                         // Half a step, one more at the clipped end of 4 bits, and the scale's own rounding.

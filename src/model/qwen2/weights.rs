@@ -325,9 +325,11 @@ pub(crate) fn widen(bytes: &[u8], element: Element, out: &mut [f32]) {
 
 /// Widens one row of a block of quantised rows; `out` has the row's length.
 pub(crate) fn widen_block_row(block: &[u8], element: Element, row: usize, out: &mut [f32]) {
+    let columns = out.len();
     for (column, out) in out.iter_mut().enumerate() {
         let (group, column) = (column / GROUP, column % GROUP);
-        let (scales, weights) = block[group * element.group_bytes()..].split_at(BLOCK_ROWS * 2);
+        let (scales, weights) = element.group_at(columns, group);
+        let (scales, weights) = (&block[scales..], &block[weights..]);
         let scale = bf16::from_le_bytes([scales[row * 2], scales[row * 2 + 1]]).to_f32();
         let place = |column: usize| column / 4 * 4 * BLOCK_ROWS + row * 4 + column % 4;
         let whole = match element {

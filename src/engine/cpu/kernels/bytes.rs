@@ -1,4 +1,4 @@
-//! Quantised weights times activations of 8 bits, in whole numbers inside each group of 32.
+//! Quantised weights times activations of 8 bits, in whole numbers inside each group of 32 columns.
 //! Flows in: blocks of 16 rows as `model::checkpoint::Element` describes them, and activations rounded by
 //! [`round_to_bytes`]. Flows out: f32 results.
 //!
@@ -140,13 +140,10 @@ pub(super) trait Panel {
     unsafe fn store(sum: Self::Real, to: *mut f32, count: usize);
 }
 
-/// Bytes of one group of a block: scales, then weights.
-const fn group_bytes(four: bool) -> usize {
-    if four { Element::Q4.group_bytes() } else { Element::Q8.group_bytes() }
+/// 8 or 4 bits.
+const fn element(four: bool) -> Element {
+    if four { Element::Q4 } else { Element::Q8 }
 }
-
-/// Bytes of one group's scales of a block.
-const SCALE_BYTES: usize = BLOCK_ROWS * 2;
 
 /// One group of `B` blocks times `T` tokens, in whole numbers. `weights` are those of the first block's group, the next block is
 /// `block_bytes` further on; `x` begins with the first token's group.
@@ -165,7 +162,7 @@ unsafe fn products<P: Panel, const FOUR: bool, const B: usize, const T: usize>(
         }
     }
     // Each activation is broadcast once for all blocks: the loads of this loop are what limits it.
-    for step in 0..(group_bytes(FOUR) - SCALE_BYTES) / 64 {
+    for step in 0..element(FOUR).group_bytes() / 64 {
         let from = weights.add(step * 64);
         let x = x.values.add(step * 4).cast_const();
         if FOUR {
@@ -222,7 +219,7 @@ pub(super) struct Part<'a> {
 #[inline(always)]
 pub(super) unsafe fn tile<P: Panel, const FOUR: bool, const B: usize, const T: usize>(part: &Part) {
     let (task, all) = (part.task, part.task.columns / GROUP);
-    let block_bytes = all * group_bytes(FOUR);
+    let block_bytes = BLOCK_ROWS * element(FOUR).row_bytes(task.columns);
     let first = task.weights.add(part.block * block_bytes);
     let mut sums = [[P::zero(); T]; B];
     if part.groups.start > 0 {
@@ -233,10 +230,10 @@ pub(super) unsafe fn tile<P: Panel, const FOUR: bool, const B: usize, const T: u
         }
     }
     for group in part.groups.start..part.groups.end {
-        let (scales, x) = (first.add(group * group_bytes(FOUR)), task.x.from(part.token, group));
-        let whole = products::<P, FOUR, B, T>(scales.add(SCALE_BYTES), block_bytes, &x);
+        let ((scales, weights), x) = (element(FOUR).group_at(task.columns, group), task.x.from(part.token, group));
+        let whole = products::<P, FOUR, B, T>(first.add(weights), block_bytes, &x);
         for (b, sums) in sums.iter_mut().enumerate() {
-            let scales = P::scales(scales.add(b * block_bytes));
+            let scales = P::scales(first.add(b * block_bytes + scales));
             for (t, sum) in sums.iter_mut().enumerate() {
                 *sum = P::accumulate(*sum, whole[b][t], P::scaled(scales, *x.scales.add(t)));
             }
@@ -261,12 +258,12 @@ pub(super) unsafe fn tile<P: Panel, const FOUR: bool, const B: usize, const T: u
 #[inline(always)]
 pub(super) unsafe fn row_block<P: Panel, const FOUR: bool>(task: &MultiplyBytes, block: usize) {
     let all = task.columns / GROUP;
-    let first = task.weights.add(block * all * group_bytes(FOUR));
+    let first = task.weights.add(block * BLOCK_ROWS * element(FOUR).row_bytes(task.columns));
     let mut sum = P::zero();
     for group in 0..all {
-        let (scales, x) = (first.add(group * group_bytes(FOUR)), task.x.from(0, group));
-        let whole = products::<P, FOUR, 1, 1>(scales.add(SCALE_BYTES), 0, &x);
-        sum = P::accumulate(sum, whole[0][0], P::scaled(P::scales(scales), *x.scales));
+        let ((scales, weights), x) = (element(FOUR).group_at(task.columns, group), task.x.from(0, group));
+        let whole = products::<P, FOUR, 1, 1>(first.add(weights), 0, &x);
+        sum = P::accumulate(sum, whole[0][0], P::scaled(P::scales(first.add(scales)), *x.scales));
     }
     let row = block * BLOCK_ROWS;
     P::store(sum, task.y.add(row), BLOCK_ROWS.min(task.rows.end - row));

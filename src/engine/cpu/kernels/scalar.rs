@@ -75,7 +75,7 @@ unsafe fn multiply_bf16(task: &Multiply<u16>, cancel: &CancelToken) {
 /// The whole number that a quantised weight is.
 unsafe fn whole(block: *const u8, task: &MultiplyBytes, row: usize, column: usize) -> i32 {
     let (group, column) = (column / GROUP, column % GROUP);
-    let weights = block.add(group * task.element.group_bytes() + BLOCK_ROWS * 2);
+    let weights = block.add(task.element.group_at(task.columns, group).1);
     let place = |column: usize| column / 4 * 4 * BLOCK_ROWS + row * 4 + column % 4;
     if task.element == Element::Q8 {
         i32::from(*weights.add(place(column))) - 128
@@ -100,7 +100,8 @@ unsafe fn multiply_bytes(task: &MultiplyBytes, cancel: &CancelToken) {
                 for k in 0..GROUP {
                     dot += whole(block, task, row, group * GROUP + k) * i32::from(*x.values.add(k));
                 }
-                let scale = block.add(group * task.element.group_bytes() + row * 2).cast::<u16>().read_unaligned();
+                let scale = block.add(task.element.group_at(task.columns, group).0 + row * 2);
+                let scale = scale.cast::<u16>().read_unaligned();
                 let scale = bf16::from_bits(scale).to_f32() * *x.scales;
                 sum = libm::fmaf(dot as f32, scale, sum);
             }
