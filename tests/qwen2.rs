@@ -245,3 +245,109 @@ fn broken_checkpoints_are_refused_in_one_sentence() {
     let absent = refuse(&|directory| std::fs::remove_file(weights(directory)).unwrap());
     assert!(absent.contains("model.safetensors.index.json"), "{absent}");
 }
+
+/// What is said of the case once `change` was at its folder; nothing if it opens.
+fn refused(case: &Case, shards: usize, change: &dyn Fn(&std::path::Path)) -> Option<String> {
+    let directory = tempfile::tempdir().unwrap();
+    case.write(directory.path(), shards);
+    change(directory.path());
+    Qwen2Weights::open(directory.path()).err().map(|error| error.to_string())
+}
+
+/// Changes the tensors of a safetensors file: names with type, shape and bytes.
+fn rewrite(path: &std::path::Path, change: impl FnOnce(&mut Vec<Stored>)) {
+    let bytes = std::fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let stored = |(name, view): (&str, safetensors::tensor::TensorView)| Stored {
+        name: name.to_owned(),
+        dtype: serde_json::to_value(view.dtype()).unwrap(),
+        shape: view.shape().to_vec(),
+        bytes: view.data().to_vec(),
+    };
+    let mut tensors: Vec<Stored> = file.iter().map(stored).collect();
+    change(&mut tensors);
+    let parts = tensors.iter().map(|t| (t.name.as_str(), t.dtype.clone(), &t.shape[..], t.bytes.clone()));
+    checkpoint::write_file(path, parts);
+}
+
+#[derive(Clone)]
+struct Stored {
+    name: String,
+    dtype: serde_json::Value,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+#[test]
+fn whole_numbers_that_are_not_ours_are_called_that() {
+    let case = &cases()[0];
+    for (name, shape) in [("model.layers.1.mlp.up_proj.weight", vec![128, 64]), ("model.norm.weight", vec![64])] {
+        let says = refused(case, 1, &|folder| {
+            rewrite(&folder.join("model.safetensors"), |tensors| {
+                let tensor = tensors.iter_mut().find(|tensor| tensor.name == name).unwrap();
+                tensor.dtype = "I8".into();
+                tensor.bytes.truncate(shape.iter().product());
+                assert_eq!(tensor.shape, shape);
+            });
+        });
+        let says = says.unwrap();
+        assert!(says.contains(name) && says.contains("stored as I8"), "{says}");
+    }
+}
+
+#[test]
+fn the_index_says_which_of_two_tensors_of_a_name_is_meant_and_names_no_folders() {
+    let case = &cases()[0];
+    let directory = tempfile::tempdir().unwrap();
+    case.write(directory.path(), 2);
+    let prompt = case.prompt();
+    let want = logits(&mut decoder(&load(case, 1), 1, 64, Kernels::best()), &prompt);
+    let mut first = None;
+    let file = |number: usize| directory.path().join(format!("model-0000{number}-of-00002.safetensors"));
+    rewrite(&file(1), |tensors| first = tensors.iter().find(|t| t.name == "model.embed_tokens.weight").cloned());
+    rewrite(&file(2), |tensors| {
+        let mut other = first.unwrap();
+        other.bytes.fill(0);
+        tensors.push(other);
+    });
+    let weights = Arc::new(Qwen2Weights::open(directory.path()).unwrap());
+    assert!(logits(&mut decoder(&weights, 1, 64, Kernels::best()), &prompt) == want);
+
+    for place in ["../other/model.safetensors", "..", "", "/etc/passwd"] {
+        let says = refused(case, 2, &|folder| {
+            let path = folder.join("model.safetensors.index.json");
+            let mut index: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            index["weight_map"]["model.norm.weight"] = place.into();
+            std::fs::write(&path, index.to_string()).unwrap();
+        });
+        let says = says.unwrap();
+        assert!(says.contains("`model.norm.weight` is not mapped to a plain file name"), "{place:?}: {says}");
+    }
+}
+
+#[test]
+fn a_head_that_differs_from_the_embedding_is_used_even_where_the_configuration_ties_them() {
+    // As transformers 5 does.
+    let case = &cases()[4];
+    assert_eq!(case.json["tied"], false);
+    let prompt = case.prompt();
+    let logits_of = |equal: bool, tied: bool| {
+        let directory = tempfile::tempdir().unwrap();
+        case.write(directory.path(), 1);
+        let mut config = case.config();
+        config["tie_word_embeddings"] = tied.into();
+        std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
+        if equal {
+            rewrite(&directory.path().join("model.safetensors"), |tensors| {
+                let embedding = tensors.iter().find(|t| t.name == "model.embed_tokens.weight").unwrap().bytes.clone();
+                tensors.iter_mut().find(|t| t.name == "lm_head.weight").unwrap().bytes = embedding;
+            });
+        }
+        let weights = Arc::new(Qwen2Weights::open(directory.path()).unwrap());
+        logits(&mut decoder(&weights, 1, 64, Kernels::best()), &prompt)
+    };
+    let own = logits_of(false, false);
+    assert!(logits_of(false, true) == own);
+    assert!(logits_of(true, true) == logits_of(true, false));
+    assert!(logits_of(true, true) != own);
+}

@@ -143,7 +143,7 @@ impl Checkpoint {
         let single = directory.join("model.safetensors");
         let index = directory.join("model.safetensors.index.json");
         if single.is_file() {
-            checkpoint.add_file(&single)?;
+            checkpoint.add_file(&single, |_| true)?;
         } else if index.is_file() {
             checkpoint.add_shards(&index)?;
         } else {
@@ -160,14 +160,16 @@ impl Checkpoint {
         };
         let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (tensor, file) in map {
-            let Some(file) = file.as_str().filter(|file| !file.contains(['/', '\\'])) else {
+            let plain = |file: &&str| !file.contains(['/', '\\']) && !matches!(*file, "" | "." | "..");
+            let Some(file) = file.as_str().filter(plain) else {
                 return Err(ModelError::invalid(index, format!("`{tensor}` is not mapped to a plain file name")));
             };
             files.entry(file).or_default().push(tensor);
         }
         for (file, tensors) in files {
             let path = self.directory.join(file);
-            self.add_file(&path)?;
+            // Where a tensor lies in two files, the index says which is meant.
+            self.add_file(&path, |name| map.get(name).is_none_or(|there| there == file))?;
             if let Some(missing) = tensors.iter().find(|name| !self.tensors.contains_key(**name)) {
                 let reason = format!("lacks `{missing}`, which the index puts there; download the checkpoint again");
                 return Err(ModelError::invalid(&path, reason));
@@ -176,7 +178,8 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn add_file(&mut self, path: &Path) -> Result<(), ModelError> {
+    /// Adds the tensors of a file that are `meant`.
+    fn add_file(&mut self, path: &Path, meant: impl Fn(&str) -> bool) -> Result<(), ModelError> {
         let read_error = |source| ModelError::Read { path: path.to_owned(), source };
         let file = File::open(path).map_err(read_error)?;
         // SAFETY: the mapping is read-only; as with every mapped file, a writer that truncates it while we run would
@@ -189,7 +192,7 @@ impl Checkpoint {
         })?;
         let data = header + 8;
         let file: Arc<Path> = path.into();
-        for (name, info) in metadata.tensors() {
+        for (name, info) in metadata.tensors().into_iter().filter(|(name, _)| meant(name)) {
             let range = data + info.data_offsets.0..data + info.data_offsets.1;
             let tensor = Tensor {
                 map: Arc::clone(&map),

@@ -113,9 +113,7 @@ impl Emitter<'_> {
         self.b.input("last", DataType::Int64, &[Dim::Fixed(1)]);
         let row = self.b.op("Gather", &[&x, "last"], vec![Attribute::int("axis", 0)]);
         let row = self.norm(&row, "model.norm.weight")?;
-        // A quantised head is stored beside the embedding, whatever the configuration says.
-        let tied = c.tied && self.source.coded(HEAD).is_none();
-        let head = if tied { "model.embed_tokens" } else { HEAD };
+        let head = if self.source.ties(c) { "model.embed_tokens" } else { HEAD };
         let logits = self.project(&row, head, None)?;
         self.b.op_named("Cast", &[&logits], vec![Attribute::int("to", DataType::Float as i64)], "logits");
         let attributes = vec![Attribute::int("axis", -1), Attribute::int("keepdims", 0)];

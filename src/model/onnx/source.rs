@@ -11,7 +11,7 @@ use super::rewritten::{How, INT4_BLOCK, Rewritten};
 use crate::model::ModelError;
 use crate::model::checkpoint::{Checkpoint, Element, Tensor};
 use crate::model::lowbit::{Declared, Format, LowBit};
-use crate::model::qwen2::{Qwen2Config, element_of, widen};
+use crate::model::qwen2::{Qwen2Config, element_of, ties, widen};
 use safetensors::Dtype;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,6 +61,11 @@ impl<'a> Source<'a> {
     pub fn get(&self, name: &str) -> Option<Stored> {
         let tensor = self.checkpoint.get(name)?;
         Some(Stored { kind: kind_of(tensor.dtype)?, shape: tensor.shape.clone(), at: place(tensor).ok()? })
+    }
+
+    /// Whether the head is the embedding.
+    pub fn ties(&self, config: &Qwen2Config) -> bool {
+        ties(self.checkpoint, config)
     }
 
     /// The linear layer called `module`, if it is quantised.

@@ -8,4 +8,4 @@ pub use config::Qwen2Config;
 #[cfg(test)]
 pub(crate) use weights::widen_block_row;
 pub use weights::{Layer, Matrix, Qwen2Weights};
-pub(crate) use weights::{element_of, widen};
+pub(crate) use weights::{element_of, ties, widen};

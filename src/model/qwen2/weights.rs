@@ -207,6 +207,10 @@ fn check(checkpoint: &Checkpoint, declared: &Declared, config: &Qwen2Config) -> 
         }
         match checkpoint.get(&name) {
             None => trouble.push(format!("`{name}` is missing")),
+            Some(tensor) if is_bytes(tensor) && !fits(tensor, &shape) => trouble.push(format!(
+                "`{name}` is stored as {:?} of shape {:?}, which is not how `sage engine quantize` stores {shape:?} weights",
+                tensor.dtype, tensor.shape
+            )),
             Some(tensor) if !fits(tensor, &shape) => {
                 trouble.push(format!("`{name}` has shape {:?}, config.json makes it {shape:?}", tensor.shape));
             }
@@ -245,6 +249,10 @@ pub(crate) fn element_of(dtype: Dtype) -> Option<Element> {
     }
 }
 
+fn is_bytes(tensor: &Tensor) -> bool {
+    element_of(tensor.dtype).is_some_and(Element::is_quantised)
+}
+
 /// Whether a tensor holds `shape` weights; quantised ones are matrices of whole groups, stored as blocks of bytes.
 fn fits(tensor: &Tensor, shape: &[usize]) -> bool {
     match element_of(tensor.dtype) {
@@ -256,9 +264,16 @@ fn fits(tensor: &Tensor, shape: &[usize]) -> bool {
     }
 }
 
-/// Whether the head is the embedding. A head in few bits is stored beside it, whatever config.json says.
-fn ties(checkpoint: &Checkpoint, config: &Qwen2Config) -> bool {
-    config.tied && checkpoint.get("lm_head.weight_scale").is_none()
+/// Whether the head is the embedding. Where config.json says so and the checkpoint has a head all the same, `transformers` 5
+/// takes that head unless it is equal to the embedding; a head in few bits is always one of its own.
+pub(crate) fn ties(checkpoint: &Checkpoint, config: &Qwen2Config) -> bool {
+    let own = |head: &Tensor| {
+        let embedding = checkpoint.get("model.embed_tokens.weight");
+        embedding.is_none_or(|embedding| embedding.dtype != head.dtype || embedding.bytes() != head.bytes())
+    };
+    config.tied
+        && checkpoint.get("lm_head.weight_scale").is_none()
+        && !checkpoint.get("lm_head.weight").is_some_and(own)
 }
 
 fn matrix_of(
