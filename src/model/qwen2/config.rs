@@ -70,13 +70,16 @@ impl Qwen2Config {
             vocab_size: size(json, "vocab_size")?,
             hidden_size,
             intermediate_size: size(json, "intermediate_size")?,
-            layers: size(json, "num_hidden_layers")?,
+            layers: layers(json)?,
             heads,
             kv_heads,
             head_dim,
-            rms_norm_eps: number(json, "rms_norm_eps")?.unwrap_or(1e-6) as f32,
+            rms_norm_eps: match number(json, "rms_norm_eps")?.unwrap_or(1e-6) {
+                eps if (0.0..1.0).contains(&eps) => eps as f32,
+                eps => return Err(format!("`rms_norm_eps` is {eps}; expected a small number, such as 1e-6")),
+            },
             rope_theta: rope_theta(json)?,
-            tied: json.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false),
+            tied: truth(json, "tie_word_embeddings")?,
             max_positions: match json.get("max_position_embeddings") {
                 None | Some(Value::Null) => 32_768,
                 Some(_) => size(json, "max_position_embeddings")?,
@@ -99,7 +102,7 @@ fn refuse_what_is_not_supported(json: &Value) -> Result<(), String> {
         }
         None => return Err("has no `model_type`; expected `qwen2`".into()),
     }
-    if json.get("use_sliding_window").and_then(Value::as_bool) == Some(true) {
+    if truth(json, "use_sliding_window")? {
         return Err(
             "`use_sliding_window` is on; only full attention is supported, set it to false if the checkpoint allows it"
                 .into(),
@@ -112,26 +115,50 @@ fn refuse_what_is_not_supported(json: &Value) -> Result<(), String> {
     if let Some(activation) = json.get("hidden_act").filter(|activation| **activation != "silu") {
         return Err(format!("`hidden_act` is {activation}; Qwen2 uses \"silu\""));
     }
-    for key in ["rope_scaling", "rope_parameters"] {
-        let scaling = json.get(key).filter(|value| !value.is_null());
-        let kind = scaling.and_then(|scaling| scaling.get("rope_type").or_else(|| scaling.get("type")));
-        if let Some(kind) = kind.filter(|kind| **kind != "default") {
+    Ok(())
+}
+
+/// The base of the rotary angles, as `transformers` 5 reads it: what describes the positions is `rope_scaling` (the name of
+/// old) or `rope_parameters`, perhaps by kind of layer. A `rope_theta` in there counts more than one at the top, and 10,000 is
+/// meant where there is none.
+fn rope_theta(json: &Value) -> Result<f64, String> {
+    let given = |key: &'static str| Some((key, json.get(key)?.as_object().filter(|fields| !fields.is_empty())?));
+    let described = given("rope_scaling").or_else(|| given("rope_parameters"));
+    let described = described.map(|(key, fields)| match fields.get("full_attention").and_then(Value::as_object) {
+        Some(layers) => (key, layers),
+        None => (key, fields),
+    });
+    let mut theta = number(json, "rope_theta")?;
+    if let Some((key, fields)) = described {
+        let kind = fields.get("rope_type").or_else(|| fields.get("type"));
+        if let Some(kind) = kind.filter(|kind| !kind.is_null() && **kind != "default") {
             return Err(format!(
                 "`{key}` asks for {kind} position scaling, which is not supported; remove it to run within the trained context"
             ));
         }
+        let inner = fields.get("rope_theta").map(|value| number_of(value, "rope_theta")).transpose()?.flatten();
+        theta = inner.or(theta);
     }
-    Ok(())
+    let theta = theta.unwrap_or(10_000.0);
+    if theta.is_finite() && theta > 0.0 { Ok(theta) } else { Err(format!("`rope_theta` {theta} is not positive")) }
 }
 
-/// `rope_theta` at the top (transformers 4) or inside `rope_parameters` (transformers 5).
-fn rope_theta(json: &Value) -> Result<f64, String> {
-    let inner = json.get("rope_parameters").map(|parameters| number(parameters, "rope_theta")).transpose()?.flatten();
-    let theta = match number(json, "rope_theta")?.or(inner) {
-        Some(theta) => theta,
-        None => return Err("has neither `rope_theta` nor `rope_parameters.rope_theta`".into()),
-    };
-    if theta.is_finite() && theta > 0.0 { Ok(theta) } else { Err(format!("`rope_theta` {theta} is not positive")) }
+/// Most layers of a network; the published ones have 24 to 80.
+const MOST_LAYERS: usize = 4096;
+
+fn layers(json: &Value) -> Result<usize, String> {
+    match size(json, "num_hidden_layers")? {
+        layers @ ..=MOST_LAYERS => Ok(layers),
+        layers => Err(format!("`num_hidden_layers` is {layers}; expected {MOST_LAYERS} at most")),
+    }
+}
+
+/// A switch, off where it is not given.
+fn truth(json: &Value, key: &str) -> Result<bool, String> {
+    match json.get(key) {
+        None | Some(Value::Null) => Ok(false),
+        Some(value) => value.as_bool().ok_or_else(|| format!("`{key}` is {value}; expected true or false")),
+    }
 }
 
 /// A size from 1 to 2^24.
@@ -144,9 +171,13 @@ fn size(json: &Value, key: &str) -> Result<usize, String> {
 }
 
 fn number(json: &Value, key: &str) -> Result<Option<f64>, String> {
-    match json.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => value.as_f64().map(Some).ok_or_else(|| format!("`{key}` is {value}; expected a number")),
+    json.get(key).map_or(Ok(None), |value| number_of(value, key))
+}
+
+fn number_of(value: &Value, key: &str) -> Result<Option<f64>, String> {
+    match value {
+        Value::Null => Ok(None),
+        value => value.as_f64().map(Some).ok_or_else(|| format!("`{key}` is {value}; expected a number")),
     }
 }
 
@@ -176,18 +207,34 @@ mod tests {
     }
 
     #[test]
-    fn rope_parameters_of_transformers_5_are_read() {
-        let mut json = half_billion();
-        json.as_object_mut().unwrap().remove("rope_theta");
-        assert!(Qwen2Config::from_json(&json).unwrap_err().contains("rope_theta"));
-        json["rope_parameters"] = json!({"rope_theta": 10000.0, "rope_type": "default"});
-        assert_eq!(Qwen2Config::from_json(&json).unwrap().rope_theta, 10000.0);
+    fn the_base_of_positions_is_found_where_transformers_5_finds_it() {
+        let theta = |top: Value, parameters: Value, scaling: Value| {
+            let mut json = half_billion();
+            for (key, value) in [("rope_theta", top), ("rope_parameters", parameters), ("rope_scaling", scaling)] {
+                json[key] = value;
+            }
+            Qwen2Config::from_json(&json).unwrap().rope_theta
+        };
+        let none = || Value::Null;
+        assert_eq!(theta(json!(1e6), none(), none()), 1e6);
+        assert_eq!(theta(none(), json!({"rope_theta": 5e5, "rope_type": "default"}), none()), 5e5);
+        assert_eq!(theta(json!(1e6), json!({"rope_theta": 5e5, "rope_type": "default"}), none()), 5e5);
+        assert_eq!(theta(json!(1e6), json!({"rope_type": "default"}), none()), 1e6);
+        assert_eq!(theta(none(), json!({"full_attention": {"rope_theta": 5e5, "rope_type": "default"}}), none()), 5e5);
+        assert_eq!(theta(none(), none(), json!({"rope_theta": 2e5, "type": "default"})), 2e5);
+        assert_eq!(theta(none(), none(), none()), 1e4);
     }
 
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
         for (key, value, says) in [
             ("use_sliding_window", json!(true), "use_sliding_window"),
+            ("use_sliding_window", json!("true"), "use_sliding_window"),
+            ("tie_word_embeddings", json!("yes"), "tie_word_embeddings"),
+            ("num_hidden_layers", json!(16_777_216), "num_hidden_layers"),
+            ("rms_norm_eps", json!(-1), "rms_norm_eps"),
+            ("rope_parameters", json!({"full_attention": {"rope_type": "yarn"}}), "yarn"),
+            ("rope_parameters", json!({"rope_theta": "1e4"}), "rope_theta"),
             ("model_type", json!("qwen3"), "qwen3"),
             ("layer_types", json!(["full_attention", "sliding_attention"]), "sliding_attention"),
             ("rope_scaling", json!({"type": "yarn", "factor": 4.0}), "yarn"),
