@@ -76,7 +76,11 @@ impl Declared {
         declared.kv_fp8 = match cache {
             None | Some(Value::Null) => false,
             Some(Value::String(name)) if name == "FP8" => true,
-            Some(Value::Object(form)) if form.get("num_bits") == Some(&8.into()) && form["type"] == "float" => true,
+            Some(Value::Object(form))
+                if form.get("num_bits") == Some(&8.into()) && form.get("type") == Some(&"float".into()) =>
+            {
+                true
+            }
             Some(other) => return Err(format!("keys and values cached as {other} are not run here; FP8 is")),
         };
         let nothing = declared.overall.is_none() && declared.modules.is_empty() && !declared.kv_fp8;
@@ -155,6 +159,8 @@ mod tests {
         let dynamic = json!({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights":
             {"num_bits": 8, "type": "float", "strategy": "channel"}, "input_activations": {"dynamic": true}}}});
         assert!(own(dynamic).unwrap_err().contains("one fixed scale"));
+        let untyped = json!({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_scheme": {"num_bits": 8}});
+        assert!(own(untyped).unwrap_err().contains("keys and values"));
         assert!(own(json!({"quant_method": "gptq"})).unwrap_err().contains("gptq"));
         assert_eq!(own(json!({"quant_method": "sage", "bits": 4})), Ok(None));
         assert_eq!(read("config.json", json!({})), Ok(None));
