@@ -14,6 +14,9 @@ pub struct Tokenizer {
     special: Vec<bool>,
 }
 
+/// Ids end below this, as rows of an embedding do.
+const MOST_TOKENS: u32 = 1 << 24;
+
 impl Tokenizer {
     /// Reads `tokenizer.json` of a model directory.
     ///
@@ -28,8 +31,17 @@ impl Tokenizer {
                 "its decoder is not ByteLevel, as Qwen2's is; use the model's own tokenizer",
             ));
         }
-        let inner = tokenizers::Tokenizer::from_file(&path)
-            .map_err(|error| ModelError::invalid(&path, format!("is not a usable tokenizer ({error})")))?;
+        let unusable = |error: tokenizers::Error| {
+            ModelError::invalid(&path, format!("is not a usable tokenizer ({error})").replace('\n', " "))
+        };
+        let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(unusable)?;
+        // What a file was saved with after a training; `transformers` cuts and fills only when it is asked to.
+        inner.with_truncation(None).map_err(unusable)?;
+        inner.with_padding(None);
+        if let Some((token, id)) = inner.get_vocab(true).into_iter().find(|(_, id)| *id >= MOST_TOKENS) {
+            let reason = format!("gives `{token}` the id {id}; ids below {MOST_TOKENS} are expected");
+            return Err(ModelError::invalid(&path, reason));
+        }
         Ok(Self::with_bytes(inner))
     }
 
@@ -188,6 +200,36 @@ mod tests {
         stream.finish(&mut rest);
         pieces.push(rest);
         pieces
+    }
+
+    fn reference(change: impl Fn(&mut serde_json::Value)) -> Result<Tokenizer, ModelError> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/tokenizer.json");
+        let mut json = read_json(&path)?;
+        change(&mut json);
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+        Tokenizer::load(folder.path())
+    }
+
+    #[test]
+    fn a_file_saved_with_a_length_to_cut_or_fill_to_neither_cuts_nor_fills() {
+        let text = "The robot looks for the charger.";
+        let whole = reference(|_| {}).unwrap().encode(text).unwrap();
+        let cutting = reference(|json| {
+            json["truncation"] =
+                serde_json::json!({"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0});
+            json["padding"] = serde_json::json!({"strategy": {"Fixed": 200}, "direction": "Left", "pad_to_multiple_of": null,
+                "pad_id": 0, "pad_type_id": 0, "pad_token": "!"});
+        });
+        assert_eq!(cutting.unwrap().encode(text).unwrap(), whole);
+    }
+
+    #[test]
+    fn ids_that_no_embedding_could_have_are_refused_by_name() {
+        for id in [u32::MAX, 1 << 30] {
+            let error = reference(|json| json["model"]["vocab"]["zzzz"] = id.into()).err().unwrap().to_string();
+            assert!(error.contains("`zzzz`") && error.contains(&id.to_string()), "{error}");
+        }
     }
 
     #[test]
