@@ -68,8 +68,10 @@ impl Sampling {
             sampling.repetition_penalty = penalty as f32;
         }
         if let Some(temperature) = number("temperature", 0.0, 100.0)? {
-            sampling.greedy |= temperature == 0.0;
-            sampling.temperature = if temperature == 0.0 { 1.0 } else { temperature as f32 };
+            // Below, all but the largest logit vanish; so it is for zero itself, which cannot divide.
+            let sharp = temperature < 1e-6;
+            sampling.greedy |= sharp;
+            sampling.temperature = if sharp { 1.0 } else { temperature as f32 };
         }
         if let Some(k) = number("top_k", 0.0, 1e9)? {
             sampling.top_k = k as usize;
@@ -140,7 +142,7 @@ impl Sampler {
     }
 
     /// Chooses the next token. `allowed`, if given, has a bit per token that may be chosen (at least one); the logits
-    /// are left as they were.
+    /// are left as they were. Without any number among the logits it is the first permitted token.
     pub fn choose(&mut self, logits: &[f32], allowed: Option<&[u32]>) -> u32 {
         let rows = self.vocabulary.min(logits.len());
         let permitted = |token: usize| match allowed {
@@ -162,6 +164,8 @@ impl Sampler {
         for (token, &logit) in logits[..rows].iter().enumerate() {
             let seen = penalty != 1.0 && self.seen[token / 64] >> (token % 64) & 1 == 1;
             let logit = match seen {
+                // What broken weights make of it: last of all.
+                _ if logit.is_nan() => f32::NEG_INFINITY,
                 true if logit < 0.0 => logit * penalty,
                 true => logit / penalty,
                 false => logit,
@@ -178,7 +182,11 @@ impl Sampler {
             self.prune(keep);
         }
         self.candidates.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        if self.sampling.greedy { self.candidates.first().map_or(0, |best| best.1) } else { self.draw() }
+        match self.candidates.first() {
+            None => 0,
+            Some(best) if self.sampling.greedy || !best.0.is_finite() => best.1,
+            Some(_) => self.draw(),
+        }
     }
 
     /// Keeps the `keep` largest candidates and those equal to the last of them; returns that last one's logit.
@@ -220,13 +228,14 @@ impl Sampler {
 
 /// The most likely permitted token, the first of equals; token 0 if none is permitted.
 fn largest(logits: &[f32], permitted: impl Fn(usize) -> bool) -> u32 {
-    let mut best = (f32::NEG_INFINITY, 0);
+    let mut best = (f32::NEG_INFINITY, None);
     for (token, &logit) in logits.iter().enumerate() {
         if logit > best.0 && permitted(token) {
-            best = (logit, token as u32);
+            best = (logit, Some(token));
         }
     }
-    best.1
+    let first = || (0..logits.len()).find(|&token| permitted(token));
+    best.1.or_else(first).unwrap_or(0) as u32
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, seedable, the same everywhere.
@@ -336,6 +345,33 @@ mod tests {
         let mut plain = sampler(sampling.without_chance(), 3, 0);
         plain.note(2);
         assert_eq!(plain.choose(&[0.5, 0.9, 1.5], None), 2);
+    }
+
+    #[test]
+    fn logits_of_broken_weights_give_a_permitted_token_and_no_crash() {
+        let all = |value: f32| vec![value; 1000];
+        let mut some = all(f32::NAN);
+        some[700] = 1.0;
+        for sampling in [Sampling::default(), Sampling { top_k: 20, repetition_penalty: 1.05, ..open() }, open()] {
+            let mut sampler = sampler(sampling, 1000, 1);
+            sampler.note(3);
+            assert_eq!(sampler.choose(&some, None), 700);
+            for broken in [f32::NAN, f32::NEG_INFINITY, f32::INFINITY] {
+                let mut only = [0u32; 32];
+                only[5] = 1 << 9;
+                assert_eq!(sampler.choose(&all(broken), Some(&only)), 5 * 32 + 9, "{broken}");
+            }
+            assert_eq!(sampler.choose(&some, Some(&[0; 32])), 0);
+        }
+    }
+
+    #[test]
+    fn a_temperature_too_small_to_divide_by_takes_the_most_likely_token() {
+        for temperature in [0.0, 1e-60] {
+            let json = json!({"do_sample": true, "temperature": temperature, "top_k": 0});
+            let mut sampler = sampler(Sampling::from_json(&json).unwrap(), 3, 1);
+            assert_eq!(sampler.choose(&[0.5, 0.9, 0.4], None), 1);
+        }
     }
 
     #[test]
