@@ -193,3 +193,50 @@ fn a_conversation_from_a_file_answers_every_line_and_remembers_the_turns_before(
     assert_ne!(two[1], alone[0]);
     assert_eq!(answers("one\n/new\ntwo\n").iter().rev().nth(1), Some(&alone[0]));
 }
+
+#[test]
+fn numbers_at_their_limits_are_answered_and_do_not_crash() {
+    let folder = model();
+    let says = |arguments: &[&str]| {
+        let output = sage(folder.path(), arguments);
+        (output.status.code(), text(&output.stderr))
+    };
+    // The context ends the answer, which otherwise has no end.
+    let ask = ["ask", "hello", "--json", "--greedy", "--max-new-tokens", "18446744073709551615"];
+    let settings = r#"{"eos_token_id": []}"#;
+    std::fs::write(folder.path().join("generation_config.json"), settings).unwrap();
+    let config = folder.path().join("config.json");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    json["max_position_embeddings"] = 100.into();
+    std::fs::write(&config, json.to_string()).unwrap();
+    let answer = self::json(&sage(folder.path(), &ask));
+    assert_eq!(answer["finish_reason"], "context");
+    let (code, error) = says(&["ask", "", "--raw", "--max-new-tokens", "0"]);
+    assert_eq!((code, error.contains("the prompt is empty")), (Some(2), true), "{error}");
+    let (code, error) = says(&["chat", "--context", "0"]);
+    assert_eq!(code, Some(0), "{error}");
+}
+
+#[test]
+fn an_answer_that_is_cut_before_its_json_is_complete_is_told_and_fails() {
+    let folder = model();
+    let schema = folder.path().join("word.json");
+    std::fs::write(&schema, r#"{"type": "string", "minLength": 50}"#).unwrap();
+    let ask = ["ask", "what now?", "--max-new-tokens", "3", "--schema", schema.to_str().unwrap()];
+    let output = sage(folder.path(), &ask);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("cut after 3 tokens") && error.lines().count() == 1, "{error}");
+}
+
+#[test]
+fn a_line_that_is_no_utf8_does_not_end_the_conversation() {
+    let folder = model();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sage"));
+    command.args(["chat", "--greedy", "--max-new-tokens", "4", "--threads", "1", "--model"]).arg(folder.path());
+    let mut chat = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    chat.stdin.take().unwrap().write_all(b"one\nna\xefve\nthree").unwrap();
+    let output = chat.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout).matches("> ").count(), 4, "three answers and a last mark");
+}

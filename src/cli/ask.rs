@@ -4,6 +4,7 @@
 use super::language_model::{Answer, ModelArgs, ModelFiles, Speaker, milliseconds, quantile_ms, resident_bytes};
 use super::{BadInput, Verdict};
 use crate::engine::CancelToken;
+use crate::engine::cpu::qwen2::Finish;
 use crate::model::constraint::{Constraint, Constraints};
 use crate::whole_file;
 use serde_json::{Value, json};
@@ -74,10 +75,15 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
 fn ask_one(args: &Args, text: &str, files: ModelFiles) -> anyhow::Result<Verdict> {
     let prompt = if args.raw { files.tokenizer.encode(text)? } else { files.first_turn(text)? };
     let mut constraint = args.schema.as_deref().map(|file| constraint(file, &files)).transpose()?;
-    let mut speaker = files.start((args.model.threads(), args.model.mode), prompt.len() + args.model.max_new_tokens)?;
+    let context = prompt.len().saturating_add(args.model.max_new_tokens);
+    let mut speaker = files.start((args.model.threads(), args.model.mode), context)?;
     let answer = answer(args, &mut speaker, &prompt, constraint.as_mut())?;
     if args.json {
         writeln!(io::stdout(), "{}", report(&speaker, &answer))?;
+    }
+    if constraint.is_some() && answer.finish != Some(Finish::Stop) {
+        eprintln!("sage: the answer was cut after {} tokens, before its JSON was complete", answer.tokens.len());
+        return Ok(Verdict::CheckFailed);
     }
     Ok(Verdict::Good)
 }
@@ -86,7 +92,8 @@ fn ask_one(args: &Args, text: &str, files: ModelFiles) -> anyhow::Result<Verdict
 fn constraint(file: &Path, files: &ModelFiles) -> anyhow::Result<Constraint> {
     let bad = |error: &dyn std::fmt::Display| BadInput(format!("{}: {error}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|error| bad(&error))?;
-    let schema: Value = serde_json::from_str(&text).map_err(|error| bad(&error))?;
+    let schema: Value =
+        serde_json::from_str(&text).map_err(|error| bad(&format_args!("is not valid JSON ({error})")))?;
     let end = files.sampling.end_tokens.first().copied();
     let constraints = Constraints::new(&files.tokenizer, end).map_err(|error| bad(&error))?;
     Ok(constraints.prepare(&schema).map_err(|error| bad(&error))?.begin())
@@ -138,7 +145,8 @@ fn ask_suite(args: &Args, suite: Suite, files: ModelFiles) -> anyhow::Result<Ver
     let questions = suite.questions();
     let prompts = questions.iter().map(|question| files.first_turn(question)).collect::<Result<Vec<_>, _>>()?;
     let longest = prompts.iter().map(Vec::len).max().unwrap_or_default();
-    let mut speaker = files.start((args.model.threads(), args.model.mode), longest + args.model.max_new_tokens)?;
+    let context = longest.saturating_add(args.model.max_new_tokens);
+    let mut speaker = files.start((args.model.threads(), args.model.mode), context)?;
     let at_start = resident_bytes();
     let mut results = Vec::new();
     for (question, prompt) in questions.iter().zip(&prompts) {

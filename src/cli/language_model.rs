@@ -120,9 +120,17 @@ impl ModelFiles {
     /// Allocates working memory for `context` tokens (or as many as the model was made for, if fewer).
     ///
     /// # Errors
-    /// The operating system refuses a thread.
+    /// There is not so much memory, or the operating system refuses a thread.
     pub fn start(self, (threads, mode): (usize, Mode), context: usize) -> anyhow::Result<Speaker> {
         let context = context.min(self.weights.config.max_positions);
+        let cache = context.saturating_mul(self.weights.config.kv_bytes_per_token());
+        if Vec::<u8>::new().try_reserve_exact(cache).is_err() {
+            let gigabytes = cache as f64 / 1e9;
+            let text = format!(
+                "keys and values of {context} tokens take {gigabytes:.1} GB, more than this machine gives; ask for fewer tokens"
+            );
+            return Err(BadInput(text).into());
+        }
         let options = DecoderOptions { threads, context, mode, ..DecoderOptions::default() };
         let decoder = Decoder::new(Arc::clone(&self.weights), options)?;
         let sampler = Sampler::new(self.sampling.clone(), self.tokenizer.vocabulary(), 0);
@@ -187,7 +195,8 @@ impl Speaker {
                 Step::Token(token) => {
                     stream.push(self.files.tokenizer.bytes_of(token), &mut text);
                     if let Some(constraint) = &mut constraint {
-                        complete = constraint.accept(token)?;
+                        // A schema may turn out too large only on the way.
+                        complete = constraint.accept(token).map_err(|error| BadInput(error.to_string()))?;
                     }
                 }
                 Step::Finished(_) => stream.finish(&mut text),

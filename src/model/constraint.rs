@@ -135,8 +135,10 @@ impl Constraint {
     }
 }
 
+/// What is said of an error, without the state of the parser that may follow.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let said = text.split("<state>").next().unwrap_or_default();
+    said.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -285,5 +287,7 @@ mod tests {
         assert!(constraint.accept(tokenizer.encode("x").unwrap()[0]).is_err());
         let error = constraints.prepare(&json!({"type": "no such type"})).err().unwrap().to_string();
         assert!(error.starts_with("the schema cannot be followed") && error.lines().count() == 1, "{error}");
+        let error = constraints.prepare(&json!({"$ref": "#"})).err().unwrap().to_string();
+        assert!(error.len() < 100 && error.lines().count() == 1, "{error}");
     }
 }

@@ -145,9 +145,11 @@ impl Decoder {
     /// # Errors
     /// The operating system refuses a thread.
     pub fn new(weights: Arc<Qwen2Weights>, options: DecoderOptions) -> std::io::Result<Decoder> {
+        let context = options.context.max(1);
         let options = DecoderOptions {
             threads: options.threads.max(1),
-            chunk: options.chunk.clamp(1, options.context),
+            context,
+            chunk: options.chunk.clamp(1, context),
             ..options
         };
         Ok(Decoder {
