@@ -175,3 +175,22 @@ fn a_finished_answer_is_not_called_interrupted_and_ctrl_c_at_the_prompt_ends() {
     let (_, status) = terminal.end();
     assert_eq!(status.code(), Some(0));
 }
+
+#[test]
+fn pasted_lines_are_one_message() {
+    let mut terminal = Terminal::open(&["chat", "--assets", env!("CARGO_MANIFEST_DIR"), "--threads", "1"]);
+    terminal.expect("> ");
+    let process = libc::pid_t::try_from(terminal.chat.id()).unwrap();
+    // The chat stands still until the terminal has it all, which it shows.
+    // SAFETY: signals to a child of our own that was not waited for.
+    unsafe { libc::kill(process, libc::SIGSTOP) };
+    terminal.press("hello\nwhat is\nyour name\n");
+    terminal.expect("your name\r\n");
+    // SAFETY: as above.
+    unsafe { libc::kill(process, libc::SIGCONT) };
+    let answer = terminal.expect("> ");
+    assert!(answer.len() > 2 && !answer.contains("interrupted"), "{answer:?}");
+    terminal.press("\x04");
+    let (rest, status) = terminal.end();
+    assert_eq!((rest.trim(), status.code()), ("", Some(0)));
+}

@@ -24,6 +24,9 @@ pub struct Args {
 /// Lines that may wait while an answer is given; the terminal holds what is typed beyond.
 const WAITING_LINES: usize = 16;
 
+/// Lines that follow each other faster than this were not typed.
+const PASTE_MS: i32 = 20;
+
 /// What the person does.
 enum Event {
     Line(String),
@@ -59,10 +62,10 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
     let events = listen(&floor)?;
     let mut talk = Talk { speaker, floor, turns: Vec::new(), asked: 0 };
     if io::stdin().is_terminal() {
-        println!("Enter or Ctrl-C interrupts an answer; /new starts over; Ctrl-D ends.");
+        writeln!(io::stdout(), "Enter or Ctrl-C interrupts an answer; /new starts over; Ctrl-D ends.")?;
     }
     loop {
-        print!("> ");
+        write!(io::stdout(), "> ")?;
         io::stdout().flush()?;
         match events.recv() {
             Ok(Event::Line(line)) => match line.trim() {
@@ -73,7 +76,7 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
             Ok(Event::Interrupt | Event::End) | Err(_) => break,
         }
     }
-    println!();
+    writeln!(io::stdout())?;
     Ok(Verdict::Good)
 }
 
@@ -97,17 +100,34 @@ fn listen(floor: &Floor) -> anyhow::Result<Receiver<Event>> {
 
 fn read_lines(events: &Sender<Event>, floor: &Floor) {
     let person = io::stdin().is_terminal();
-    for line in io::stdin().lock().lines() {
-        let Ok(line) = line else { break };
-        // Enter that stopped an answer is no line of its own.
-        if person && floor.interrupt() && line.is_empty() {
-            continue;
+    let mut input = io::stdin().lock();
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        let mut open = matches!(input.read_until(b'\n', &mut bytes), Ok(1..));
+        let stopped = person && open && floor.interrupt();
+        // Lines that come at once were pasted: they are one message.
+        while person && open && more_is_typed() {
+            open = matches!(input.read_until(b'\n', &mut bytes), Ok(1..));
         }
-        if events.send(Event::Line(line)).is_err() {
+        let line = String::from_utf8_lossy(&bytes);
+        // Enter that stopped an answer is no line of its own.
+        let nothing = line.is_empty() || stopped && line.trim().is_empty();
+        if !nothing && events.send(Event::Line(line.into_owned())).is_err() {
             return;
+        }
+        if !open {
+            break;
         }
     }
     let _ = events.send(Event::End);
+}
+
+/// Whether the terminal has another line, or gets one before a person could have typed it.
+fn more_is_typed() -> bool {
+    let mut input = libc::pollfd { fd: libc::STDIN_FILENO, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one descriptor is passed with its count, and it outlives the call.
+    unsafe { libc::poll(&mut input, 1, PASTE_MS) == 1 && input.revents & libc::POLLIN != 0 }
 }
 
 /// A conversation.
