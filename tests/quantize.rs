@@ -176,3 +176,66 @@ fn what_cannot_be_quantised_is_said_in_one_sentence() {
     engine(&["quantize"], &[("--model", &original), ("--out", &small)]);
     refuse("4", &small, &folder.path().join("smaller"), "only bf16, f16 and f32");
 }
+
+#[test]
+fn a_folder_with_other_files_is_left_alone_and_what_an_interrupted_run_left_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = folder.path().join("original");
+    model(&original);
+    let small = folder.path().join("small");
+    let quantize =
+        |bits: &str, to: &Path| engine(&["quantize", "--bits", bits], &[("--model", &original), ("--out", to)]);
+    assert!(quantize("8", &small).status.success());
+    std::fs::write(small.join("model.safetensors.part"), "half of it").unwrap();
+    assert!(quantize("4", &small).status.success(), "made again, in other bits");
+    assert!(!small.join("model.safetensors.part").exists());
+    Qwen2Weights::open(&small).unwrap();
+
+    for (file, content) in
+        [("hf_quant_config.json", "{}"), ("config.json", r#"{"model_type": "qwen2"}"#), ("notes", "")]
+    {
+        let other = folder.path().join(format!("with {file}"));
+        std::fs::create_dir(&other).unwrap();
+        std::fs::write(other.join(file), content).unwrap();
+        let output = quantize("8", &other);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(&format!("holds `{file}`")), "{error}");
+        assert_eq!(std::fs::read_dir(&other).unwrap().count(), 1, "nothing was written");
+        assert_eq!(std::fs::read_to_string(other.join(file)).unwrap(), content);
+    }
+}
+
+#[test]
+fn texts_that_cannot_be_judged_are_refused_in_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = folder.path().join("original");
+    model(&original);
+    let text = folder.path().join("text.txt");
+    let judge = |content: &str, more: &[&str]| {
+        std::fs::write(&text, content).unwrap();
+        let paths = [("--model", original.as_path()), ("--reference", &original), ("--text", &text)];
+        let output = engine(&[&["eval"], more].concat(), &paths);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (content, more, says) in
+        [("", &[][..], "two tokens"), ("a", &[], "two tokens"), ("hello", &["--tokens", "0"], "two tokens")]
+    {
+        let (code, error) = judge(content, more);
+        assert!(code == Some(2) && error.contains(says) && error.lines().count() == 1, "{error}");
+    }
+    assert_eq!(judge("hello there", &["--context", "18446744073709551615"]).0, Some(0));
+    // A tokenizer with more words than the model.
+    let path = original.join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let end =
+        tokenizer["added_tokens"].as_array().unwrap().iter().map(|token| token["id"].as_u64().unwrap()).max().unwrap();
+    for id in end + 1..700 {
+        let word = serde_json::json!({"id": id, "content": format!("<word {id}>"), "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": false});
+        tokenizer["added_tokens"].as_array_mut().unwrap().push(word);
+    }
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let (code, error) = judge("hello <word 690>", &[]);
+    assert!(code == Some(2) && error.contains("690") && error.contains("do not belong together"), "{error}");
+}

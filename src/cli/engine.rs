@@ -3,12 +3,13 @@
 
 use super::{BadInput, Verdict, engine_build};
 use crate::calibrate::agreement::Agreement;
-use crate::engine::cpu::qwen2::{Decoder, DecoderOptions, Mode};
+use crate::engine::cpu::qwen2::{Decoder, DecoderOptions, Mode, PromptError};
 use crate::model::checkpoint::Element;
 use crate::model::quantize::quantize;
 use crate::model::qwen2::Qwen2Weights;
 use crate::model::tokenizer::Tokenizer;
 use serde_json::json;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -135,10 +136,15 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<Verdict> {
     if tokens.len() < 2 || args.context < 2 {
         return Err(BadInput("the text and the context must have at least two tokens".to_owned()).into());
     }
-    let options = DecoderOptions { threads: args.threads.max(1), context: args.context, ..DecoderOptions::default() };
+    let context = args.context.min(tokens.len());
+    let options = DecoderOptions { threads: args.threads.max(1), context, ..DecoderOptions::default() };
     let (judged, reference) = (open(&args.model)?, open(&args.reference)?);
-    if judged.config.vocab_size != reference.config.vocab_size {
+    let vocabulary = reference.config.vocab_size;
+    if judged.config.vocab_size != vocabulary {
         return Err(BadInput("the two models have vocabularies of different sizes".to_owned()).into());
+    }
+    if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+        return Err(BadInput(PromptError::Unknown { token, vocabulary }.to_string()).into());
     }
     let sizes = (judged.file_bytes, reference.file_bytes);
     let (mut judged, mut reference) = (
@@ -146,7 +152,7 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<Verdict> {
         Decoder::new(reference, options)?,
     );
     let mut agreement = Agreement::default();
-    for window in tokens.chunks(args.context) {
+    for window in tokens.chunks(context) {
         agreement.read(&mut judged, &mut reference, window);
     }
     let mut report = agreement.report();
@@ -154,11 +160,12 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<Verdict> {
     report["kernels"] = json!(judged.options().kernels.full_name());
     report["weights_bytes"] = json!(sizes.0);
     report["weights_bytes_reference"] = json!(sizes.1);
+    let mut out = io::stdout();
     if args.json {
-        println!("{report}");
+        writeln!(out, "{report}")?;
     } else {
         for (name, value) in report.as_object().into_iter().flatten() {
-            println!("{name:<24} {value}");
+            writeln!(out, "{name:<24} {value}")?;
         }
     }
     Ok(Verdict::Good)

@@ -4,7 +4,8 @@
 use super::checkpoint::{BLOCK_ROWS, Checkpoint, Element, GROUP, Tensor};
 use super::qwen2::{element_of, widen};
 use super::tensors::{Entry, TensorWriter};
-use super::{ModelError, copy_companions, read_json};
+use super::{COMPANIONS, ModelError, copy_companions, read_json};
+use crate::whole_file;
 use half::bf16;
 use safetensors::Dtype;
 use serde_json::json;
@@ -67,7 +68,7 @@ fn shrinks(tensor: &Tensor) -> bool {
 /// Writes the checkpoint of `from` to the folder `to` with its matrices as `element` (8 or 4 bits).
 ///
 /// # Errors
-/// `from` cannot be read or is quantised already, or `to` cannot be written.
+/// `from` cannot be read or is quantised already, `to` holds other files, or cannot be written.
 pub fn quantize(from: &Path, to: &Path, element: Element) -> Result<(), ModelError> {
     let checkpoint = Checkpoint::open(from)?;
     for (name, tensor) in checkpoint.tensors() {
@@ -80,12 +81,42 @@ pub fn quantize(from: &Path, to: &Path, element: Element) -> Result<(), ModelErr
     let bits = if element == Element::Q8 { 8 } else { 4 };
     config["quantization_config"] = json!({"quant_method": "sage", "bits": bits, "block_rows": BLOCK_ROWS});
     let failed = |error: io::Error| ModelError::invalid(to, format!("cannot be written ({error})"));
+    if let Some(foreign) = foreign(to) {
+        let reason = format!("holds `{foreign}`, which is not of an earlier run; give a new folder");
+        return Err(ModelError::invalid(to, reason));
+    }
     std::fs::create_dir_all(to).map_err(failed)?;
+    // The configuration first: by it a later run knows what an interrupted one left.
+    whole_file::write(&to.join(CONFIG), format!("{config:#}\n").as_bytes()).map_err(failed)?;
     copy_companions(from, to).map_err(failed)?;
-    let part = to.join("model.safetensors.part");
-    write(&checkpoint, &part, element).map_err(failed)?;
-    std::fs::rename(&part, to.join("model.safetensors")).map_err(failed)?;
-    std::fs::write(to.join("config.json"), format!("{config:#}\n")).map_err(failed)
+    let part = to.join(PART);
+    let written = write(&checkpoint, &part, element).and_then(|()| std::fs::rename(&part, to.join(WEIGHTS)));
+    if let Err(error) = written {
+        // Room that is given back: the disk may be full.
+        let _ = std::fs::remove_file(&part);
+        return Err(failed(error));
+    }
+    Ok(())
+}
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+/// Weights on their way.
+const PART: &str = "model.safetensors.part";
+
+/// A file in the folder that no earlier run of [`quantize`] left there: it would be lost, or change what the folder means.
+fn foreign(folder: &Path) -> Option<String> {
+    let ours = |name: &str| match name {
+        CONFIG => {
+            let made_by = |config: serde_json::Value| config["quantization_config"]["quant_method"] == "sage";
+            read_json(&folder.join(CONFIG)).is_ok_and(made_by)
+        }
+        // Without a configuration beside them they are not known to be ours.
+        WEIGHTS => folder.join(CONFIG).is_file(),
+        name => name == PART || name == "config.json.part" || COMPANIONS.contains(&name),
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).find(|name| !ours(name))
 }
 
 fn write(checkpoint: &Checkpoint, path: &Path, element: Element) -> io::Result<()> {
