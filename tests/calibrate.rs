@@ -62,6 +62,16 @@ fn every_recipe_leaves_a_checkpoint_that_is_smaller_runs_and_is_judged() {
         println!("{recipe}: {made}");
         assert!(made["weights_bytes"].as_u64() < made["weights_bytes_reference"].as_u64());
         assert!(made["tokens"].as_u64().unwrap() > 100);
+        let sets = made["sets"].as_array().unwrap();
+        assert_eq!(sets.iter().map(|set| set["name"].as_str().unwrap()).collect::<Vec<_>>(), ["general", "robot"]);
+        let sum = |of: &dyn Fn(&Value) -> f64| sets.iter().map(of).sum::<f64>();
+        let all = made["tokens"].as_f64().unwrap();
+        assert!((sum(&|set| set["tokens"].as_f64().unwrap()) - all).abs() < 1e-9);
+        for part in ["kl", "top1_agreement"] {
+            let weighed = sum(&|set| set["tokens"].as_f64().unwrap() * set[part].as_f64().unwrap());
+            assert!((weighed / all - made[part].as_f64().unwrap()).abs() < 1e-9, "{part}: {made}");
+        }
+        assert!(sets.iter().all(|set| set["tokens"].as_u64().unwrap() > 50), "both sets are judged: {made}");
         let kl = made["kl"].as_f64().unwrap();
         assert!(kl > 0.0 && kl < most_kl, "{recipe}: {kl}");
         divergence.push(kl);
@@ -95,7 +105,13 @@ fn the_mind_in_four_bits_still_answers() {
     let out = folder.path().join("mind");
     let made = report(&calibrate(&root().join("engines/mind"), &out, &["--recipe", "int4", "--tokens", "4096"]));
     println!("{made}");
-    assert!(made["top1_agreement"].as_f64().unwrap() > 0.85, "{made}");
+    // The mind knows what is said to robots; of general text it knows nothing, and there small changes turn the choice.
+    let sets = made["sets"].as_array().unwrap();
+    let robot = sets.iter().find(|set| set["name"] == "robot").unwrap();
+    assert!(
+        robot["top1_agreement"].as_f64().unwrap() > 0.9 && made["top1_agreement"].as_f64().unwrap() > 0.8,
+        "{made}"
+    );
     let mut ask = Process::new(env!("CARGO_BIN_EXE_sage"));
     ask.args(["ask", "--greedy", "--threads", "1", "--system", "You are Sage, a small robot.", "--model"]).arg(&out);
     ask.arg("scene: person none; obstacle none; charger ahead 2.0 m; battery 80 %\nrobot where is the charger");
@@ -207,6 +223,30 @@ fn the_robots_own_recordings_calibrate_it() {
         calibrate(&original, &folder.path().join("no"), &["--recipe", "fp8", "--log", silent.to_str().unwrap()]);
     refused(&printed, "nobody asked the robot anything");
     assert!(!folder.path().join("no").exists() && !folder.path().join("no.part").exists());
+}
+
+#[test]
+fn a_recorded_run_of_the_shipped_scene_calibrates_the_mind() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, out) = (folder.path().join("run.mcap"), folder.path().join("out"));
+    let mut replay = Process::new(env!("CARGO_BIN_EXE_sage"));
+    replay.arg("replay").arg(root().join("tests/scenes/demo.mcap")).arg("--simulate").arg("--out").arg(&log);
+    assert!(replay.output().unwrap().status.success());
+    let mut command = Process::new(env!("CARGO_BIN_EXE_sage"));
+    command.arg("calibrate").arg(root().join("engines/mind")).arg("--out").arg(&out).args(["--recipe", "fp8"]);
+    let printed = command.arg("--log").arg(&log).args(["--threads", "1"]).output().unwrap();
+    let text = String::from_utf8_lossy(&printed.stdout).into_owned();
+    println!("{text}{}", String::from_utf8_lossy(&printed.stderr));
+    assert!(printed.status.success());
+    // What was said to the robot is what the mind was trained for; so 8 bits say the same.
+    let made = json(&out.join("calibration/report.json"));
+    assert!(made["sets"][0]["tokens"].as_u64().unwrap() > 30 && made["sets"].as_array().unwrap().len() == 1, "{made}");
+    assert!(made["top1_agreement"].as_f64().unwrap() > 0.9, "{made}");
+    // The table has a line for the recording and one for all.
+    let name = log.display().to_string();
+    for line in [name.as_str(), "all"] {
+        assert!(text.lines().any(|row| row.starts_with(line) && row.contains(" % ")), "{line}: {text}");
+    }
 }
 
 #[test]

@@ -10,9 +10,10 @@ use sage::engine::CancelToken;
 use sage::engine::cpu::qwen2::{Decoder, DecoderOptions};
 use sage::model::checkpoint::Checkpoint;
 use sage::model::lowbit::{Declared, Format, LowBit, Scheme};
-use sage::model::onnx::{Emitted, Form, Options, Precision, emit};
-use sage::model::qwen2::Qwen2Weights;
+use sage::model::onnx::{Emitted, Form, Options, Precision, compose, emit};
+use sage::model::qwen2::{Qwen2Config, Qwen2Weights};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -200,4 +201,55 @@ fn a_plain_checkpoint_becomes_int4_on_the_way_and_needs_samples_for_the_rest() {
     assert!(emit(&low, "c", None).unwrap_err().contains("say --precision int4"));
     assert!(emit(&low, "c", Some(Format::Fp8)).unwrap_err().contains("are int4, not fp8"));
     assert!(!folder.path().join("c").exists());
+}
+
+#[test]
+fn scales_that_f16_has_no_digits_for_stay_in_f32() {
+    for (format, inputs) in SCHEMES {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path();
+        lowbit::write(&lowbit::case(), model, Scheme { format, inputs });
+        let small = "model.layers.0.mlp.up_proj";
+        lowbit::shrink_scales(model, small, 1.0 / 8192.0);
+        let config = Qwen2Config::load(model).unwrap();
+        let checkpoint = Checkpoint::open(model).unwrap();
+        let (floats, halves) = (1, 10);
+        let kinds = |precision| -> BTreeMap<String, i32> {
+            let options = Options { precision, ..options(Form::Fused, format) };
+            let parts = compose(&checkpoint, &config, &options).unwrap().parts;
+            let graph = parts.into_iter().next().unwrap().model.graph.unwrap();
+            // Every product takes numbers of one type: what was widened in f32 is cast.
+            let casts = graph.node.iter().filter(|node| node.op_type == "Cast").count() as i32;
+            let tensors = graph.initializer.into_iter().map(|tensor| (tensor.name, tensor.data_type));
+            tensors.chain([("casts".to_owned(), casts)]).collect()
+        };
+        let (half, brain) = (kinds(Precision::Fp16), kinds(Precision::Bf16));
+        let names: &[&str] = match format {
+            Format::Int4 => &["weight_scale"],
+            Format::Nvfp4 => &["factor", "input_scale"],
+            Format::Int8 | Format::Fp8 => &["scale", "input_scale"],
+        };
+        for name in names.iter().filter(|name| inputs || **name != "input_scale") {
+            let kind = |kinds: &BTreeMap<String, i32>, module: &str| kinds[&format!("{module}.{name}")];
+            assert_eq!(kind(&half, small), floats, "{format:?} {name}");
+            assert_eq!(kind(&half, "model.layers.1.mlp.up_proj"), halves, "{format:?} {name}");
+            assert_ne!(kind(&brain, small), floats, "{format:?} {name}");
+        }
+        // For the weight one; for INT8's and FP8's inputs two more, for NVFP4's one, which are widened only afterwards.
+        let more = if !inputs {
+            1
+        } else if format == Format::Nvfp4 {
+            2
+        } else {
+            3
+        };
+        let plain = {
+            let folder = tempfile::tempdir().unwrap();
+            lowbit::write(&lowbit::case(), folder.path(), Scheme { format, inputs });
+            let options = Options { precision: Precision::Fp16, ..options(Form::Fused, format) };
+            let parts = compose(&Checkpoint::open(folder.path()).unwrap(), &config, &options).unwrap().parts;
+            parts[0].model.graph.iter().flat_map(|graph| &graph.node).filter(|node| node.op_type == "Cast").count()
+        };
+        assert_eq!(half["casts"], plain as i32 + more, "{format:?}");
+    }
 }

@@ -258,6 +258,21 @@ fn the_tiny_model_is_built_in_every_form_with_quantised_weights() {
 }
 
 #[test]
+fn scales_that_f16_has_no_digits_for_are_built_in_f32() {
+    let Some(library) = library() else { return };
+    for (format, inputs) in
+        [(Format::Int4, false), (Format::Int8, true), (Format::Int8, false), (Format::Fp8, true), (Format::Nvfp4, true)]
+    {
+        let bench = Bench::quantised(format, inputs);
+        lowbit::shrink_scales(&bench.model(), "model.layers.0.mlp.up_proj", 1.0 / 8192.0);
+        let watch = Count::unlimited();
+        let outcome = make(&library, &bench, quantised(Form::Fused, Precision::Fp16, format, "sm120"), &watch);
+        let Ok(Outcome::Built(manifest, _)) = outcome else { panic!("{format:?}: {outcome:?}") };
+        println!("{format:?} inputs {inputs}: {} bytes", manifest.engines[0].bytes);
+    }
+}
+
+#[test]
 fn numbers_that_a_gpu_has_not_are_refused_and_a_changed_scale_is_another_engine() {
     let Some(library) = library() else { return };
     let watch = Count::unlimited();

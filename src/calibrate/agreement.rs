@@ -38,6 +38,15 @@ impl Agreement {
             .sum::<f64>();
     }
 
+    /// Adds all positions of another.
+    pub fn add_all(&mut self, other: &Agreement) {
+        self.predicted += other.predicted;
+        self.same_top += other.same_top;
+        self.surprise += other.surprise;
+        self.reference_surprise += other.reference_surprise;
+        self.divergence += other.divergence;
+    }
+
     /// Reads one context with both models and compares what they expect at every position but the last.
     pub fn read(&mut self, judged: &mut Decoder, reference: &mut Decoder, window: &[u32]) {
         let go = CancelToken::default();

@@ -1,6 +1,7 @@
 //! Golden numbers of the quantised model: a few prompts are read on the CPU; their tokens, the inputs of each layer at the last
 //! token and the logits there flow out, for an engine to be compared with.
 
+use super::samples::Window;
 use crate::engine::CancelToken;
 use crate::engine::cpu::qwen2::{Decoder, Seen, Site};
 use crate::model::tensors::{Entry, TensorWriter};
@@ -36,12 +37,12 @@ impl Seen for Last {
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write(decoder: &mut Decoder, windows: &[&[u32]], path: &Path) -> io::Result<usize> {
+pub fn write(decoder: &mut Decoder, windows: &[Window], path: &Path) -> io::Result<usize> {
     let go = CancelToken::default();
     let mut tensors: Vec<(Entry, Vec<u8>)> = Vec::new();
     let mut prompts = 0;
     for window in windows.iter().take(PROMPTS) {
-        let tokens = &window[..window.len().min(TOKENS)];
+        let tokens = &window.tokens[..window.tokens.len().min(TOKENS)];
         let (mut kv, mut last, mut index) = (decoder.new_cache(), Last::default(), 0);
         let chunk = decoder.options().chunk;
         for part in tokens.chunks(chunk) {

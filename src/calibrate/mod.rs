@@ -20,8 +20,9 @@ use self::manifest::{Files, Manifest};
 use self::modules::Module;
 use self::ranges::{Histogram, Ranges};
 use self::recipe::{Range, Recipe, Stored};
-use self::samples::{Reader, Samples};
+use self::samples::{Reader, Samples, Window};
 use crate::engine::CancelToken;
+use crate::engine::cpu::kernels::Kernels;
 use crate::engine::cpu::qwen2::{Decoder, DecoderOptions, Site};
 use crate::engine::tensorrt::manifest::fingerprint;
 use crate::model::ModelError;
@@ -77,6 +78,8 @@ pub struct Request<'a> {
     pub seed: u64,
     /// Threads.
     pub threads: usize,
+    /// Instruction set of the reference; the scalar one gives the same bytes on every machine.
+    pub kernels: &'static Kernels,
 }
 
 /// What a calibration found.
@@ -115,10 +118,13 @@ pub fn calibrate(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Calibra
         let text = "the samples are too few: at least four documents are needed, one of four is for the report";
         return Err(CalibrateError::Refused(text.to_owned()));
     }
-    let options = DecoderOptions { threads: request.threads, context: sequence, ..DecoderOptions::default() };
+    // Room for the longest context that there is, not that there may be: at 14B 400 kB a token.
+    let context = read.iter().chain(&judged).map(|window| window.tokens.len()).max().unwrap_or(sequence);
+    let (threads, kernels) = (request.threads, request.kernels);
+    let options = DecoderOptions { threads, context, kernels, ..DecoderOptions::default() };
     let mut reference = Decoder::new(Arc::clone(&weights), options.clone()).map_err(CalibrateError::Start)?;
 
-    let count = |windows: &[&[u32]]| windows.iter().map(|window| window.len()).sum::<usize>();
+    let count = |windows: &[Window]| windows.iter().map(|window| window.tokens.len()).sum::<usize>();
     say(&format!("reading {} tokens of {} documents for ranges", count(&read), read.len()));
     let head = modules.last().is_some_and(|module| module.scheme.is_some_and(|scheme| scheme.inputs));
     let ranges = observe(&mut reference, &read, head)?;
@@ -140,11 +146,11 @@ pub fn calibrate(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Calibra
     let quantised = Arc::new(Qwen2Weights::open(folder.path())?);
     let sizes = (quantised.file_bytes, weights.file_bytes);
     let mut decoder = Decoder::new(quantised, options).map_err(CalibrateError::Start)?;
-    let mut agreement = Agreement::default();
+    let mut sets = vec![Agreement::default(); samples.sources.len()];
     for window in &judged {
-        agreement.read(&mut decoder, &mut reference, window);
+        sets[window.source].read(&mut decoder, &mut reference, window.tokens);
     }
-    let mut report = agreement.report();
+    let mut report = report(&samples, &sets);
     report["weights_bytes"] = json!(sizes.0);
     report["weights_bytes_reference"] = json!(sizes.1);
 
@@ -195,14 +201,30 @@ fn read_samples(request: &Request, recipe: &Recipe, weights: &Qwen2Weights) -> R
     Ok(samples)
 }
 
+/// Over all positions, and for each source; a source of which nothing was judged says so by 0 tokens.
+fn report(samples: &Samples, sets: &[Agreement]) -> Value {
+    let mut all = Agreement::default();
+    sets.iter().for_each(|set| all.add_all(set));
+    let named = |(source, set): (&samples::Source, &Agreement)| {
+        let mut named = Map::from_iter([("name".to_owned(), json!(source.name)), ("tokens".to_owned(), json!(0))]);
+        if let (true, Value::Object(own)) = (set.predicted > 0, set.report()) {
+            named.extend(own);
+        }
+        Value::Object(named)
+    };
+    let mut report = all.report();
+    report["sets"] = samples.sources.iter().zip(sets).map(named).collect();
+    report
+}
+
 /// Reads the windows and counts what goes into every layer; with `head`, also what goes into the head at every token.
-fn observe(decoder: &mut Decoder, windows: &[&[u32]], head: bool) -> Result<Ranges, CalibrateError> {
+fn observe(decoder: &mut Decoder, windows: &[Window], head: bool) -> Result<Ranges, CalibrateError> {
     let (go, mut ranges) = (CancelToken::default(), Ranges::default());
     let chunk = decoder.options().chunk;
     let mut kv = decoder.new_cache();
     for window in windows {
         kv.truncate(0);
-        for part in window.chunks(chunk) {
+        for part in window.tokens.chunks(chunk) {
             // Nobody cancels here.
             let _ = decoder.forward_seen(part, &mut kv, &go, &mut ranges);
             for index in 0..if head { part.len() } else { 0 } {

@@ -44,6 +44,15 @@ pub struct Samples {
     documents: Vec<(usize, Vec<u32>)>,
 }
 
+/// Tokens that are read in one context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window<'a> {
+    /// Number of the source among [`Samples::sources`].
+    pub source: usize,
+    /// The tokens, two or more.
+    pub tokens: &'a [u32],
+}
+
 /// How documents become tokens.
 pub struct Reader<'a> {
     /// The model's tokenizer.
@@ -156,21 +165,32 @@ impl Samples {
     }
 
     /// Windows of at most `sequence` tokens: those that ranges are taken from, at most `tokens` tokens, and those that only
-    /// the report is made with, at most a quarter of that. Every fourth document of the seed's order is for the report.
-    pub fn split(&self, (sequence, tokens): (usize, usize), seed: u64) -> (Vec<&[u32]>, Vec<&[u32]>) {
+    /// the report is made with, at most a quarter of that. Every fourth document of a source, in the seed's order, is for the
+    /// report; sources of fewer than four documents are taken as one. All sources take turns.
+    pub fn split(&self, (sequence, tokens): (usize, usize), seed: u64) -> (Vec<Window<'_>>, Vec<Window<'_>>) {
         let mut order: Vec<usize> = (0..self.documents.len()).collect();
         order.sort_by_key(|&index| shuffled(seed, index as u64));
+        let small = self.sources.len();
+        let mut places = vec![0; small + 1];
+        // Whether it is for the report, which document of its kind and source it is, and which of all.
+        let mut documents: Vec<(bool, usize, usize)> = Vec::new();
+        for index in order {
+            let source = self.documents[index].0;
+            let place = &mut places[if self.sources[source].documents < 4 { small } else { source }];
+            let of_report = *place % 4 == 3;
+            documents.push((of_report, if of_report { *place / 4 } else { *place - *place / 4 }, index));
+            *place += 1;
+        }
+        documents.sort_by_key(|&(_, turn, _)| turn);
         let take = |of_report: bool, most: usize| {
             let (mut windows, mut left) = (Vec::new(), most);
-            for (place, &index) in order.iter().enumerate() {
-                if (place % 4 == 3) != of_report {
-                    continue;
-                }
-                for window in self.documents[index].1.chunks(sequence) {
-                    let window = &window[..window.len().min(left)];
-                    if window.len() > 1 {
-                        left -= window.len();
-                        windows.push(window);
+            for &(_, _, index) in documents.iter().filter(|(report, ..)| *report == of_report) {
+                let (source, tokens) = &self.documents[index];
+                for tokens in tokens.chunks(sequence) {
+                    let tokens = &tokens[..tokens.len().min(left)];
+                    if tokens.len() > 1 {
+                        left -= tokens.len();
+                        windows.push(Window { source: *source, tokens });
                     }
                 }
             }
@@ -258,4 +278,41 @@ fn read_log(path: &Path, talk: &mut Vec<Talk>) -> Result<(), LogError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Documents of five tokens, each of which names its source.
+    fn samples(counts: &[usize]) -> Samples {
+        let mut samples = Samples::default();
+        for (source, &documents) in counts.iter().enumerate() {
+            samples.sources.push(Source { name: source.to_string(), blake3: String::new(), documents });
+            samples.documents.extend((0..documents).map(|_| (source, vec![source as u32; 5])));
+        }
+        samples
+    }
+
+    fn of_sources(windows: &[Window], sources: usize) -> Vec<usize> {
+        (0..sources).map(|source| windows.iter().filter(|window| window.source == source).count()).collect()
+    }
+
+    #[test]
+    fn every_source_is_read_and_judged_even_if_there_is_little_time() {
+        let samples = samples(&[8, 400]);
+        let (read, judged) = samples.split((512, 10_000), 7);
+        assert_eq!((of_sources(&read, 2), of_sources(&judged, 2)), (vec![6, 300], vec![2, 100]));
+        let (read, judged) = samples.split((512, 40), 7);
+        assert_eq!((of_sources(&read, 2), of_sources(&judged, 2)), (vec![4, 4], vec![1, 1]));
+        assert!(read.iter().all(|window| window.tokens == [window.source as u32; 5]));
+    }
+
+    #[test]
+    fn many_sources_of_one_document_are_judged_together() {
+        let (five, three) = (samples(&[1; 5]), samples(&[1; 3]));
+        let (read, judged) = five.split((512, 10_000), 0);
+        assert_eq!((read.len(), judged.len()), (4, 1));
+        assert!(three.split((512, 10_000), 0).1.is_empty());
+    }
 }

@@ -19,6 +19,8 @@ use std::path::Path;
 
 /// Rows that one thread packs at a time.
 const PART_ROWS: usize = 64;
+/// Most bytes of widened rows that are in memory at once, over all threads, unless one part alone is larger.
+const WIDENED_BYTES: usize = 48 << 20;
 
 /// What was chosen for the checkpoint to write.
 pub struct Choices<'a> {
@@ -167,8 +169,9 @@ fn pack(matrix: &Matrix, packer: &Packer, threads: usize, file: &mut TensorWrite
         (codes, scales)
     };
     let mut all_scales = Vec::new();
-    for first in (0..matrix.rows).step_by(PART_ROWS * threads.max(1)) {
-        let starts: Vec<usize> = (first..matrix.rows).step_by(PART_ROWS).take(threads.max(1)).collect();
+    let threads = threads.min(WIDENED_BYTES / (PART_ROWS * packer.columns * size_of::<f32>())).max(1);
+    for first in (0..matrix.rows).step_by(PART_ROWS * threads) {
+        let starts: Vec<usize> = (first..matrix.rows).step_by(PART_ROWS).take(threads).collect();
         let parts: Vec<(Vec<u8>, Vec<u8>)> = std::thread::scope(|scope| {
             let others: Vec<_> = starts[1..].iter().map(|&start| scope.spawn(move || one_part(start))).collect();
             let mut parts = vec![one_part(starts[0])];

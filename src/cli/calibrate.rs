@@ -3,8 +3,9 @@
 
 use super::{BadInput, Verdict};
 use crate::calibrate::{CalibrateError, Request, calibrate, legacy};
+use crate::engine::cpu::kernels::Kernels;
 use crate::whole_file;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `sage calibrate`.
@@ -34,6 +35,9 @@ pub struct Args {
     /// Threads; default: as many as the machine has cores.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Kernels of the reference: auto or scalar. Scalar gives the same folder on every machine.
+    #[arg(long, value_name = "SET", value_parser = ["auto", "scalar"], default_value = "auto")]
+    kernels: String,
     /// Print the report as one JSON object.
     #[arg(long)]
     json: bool,
@@ -63,6 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
         tokens: args.tokens,
         seed: args.seed,
         threads: args.threads.unwrap_or_else(cores).clamp(1, 256),
+        kernels: if args.kernels == "scalar" { Kernels::scalar() } else { Kernels::best() },
     };
     let done = calibrate(&request, &mut |stage| eprintln!("{stage}")).map_err(refused)?;
     if args.json {
@@ -71,13 +76,42 @@ pub fn run(args: &Args) -> anyhow::Result<Verdict> {
     }
     let (packed, all) = done.modules;
     println!("{}: {packed} of {all} linear layers in few bits", args.out.display());
-    for (name, value) in done.report.as_object().into_iter().flatten() {
-        println!("{name:<24} {value}");
-    }
+    let bytes = |name: &str| done.report[name].as_f64().unwrap_or(0.0) / 1e6;
+    println!("{:.1} MB of weights, {:.1} MB before", bytes("weights_bytes"), bytes("weights_bytes_reference"));
+    print!("{}", table(&done.report));
     for note in &done.notes {
         println!("note: {note}");
     }
     Ok(Verdict::Good)
+}
+
+/// Agreement with the original over each sample set and over all.
+fn table(report: &Value) -> String {
+    let empty = Vec::new();
+    let sets = report["sets"].as_array().unwrap_or(&empty);
+    let rows: Vec<(&str, &Value)> = sets
+        .iter()
+        .map(|set| (set["name"].as_str().unwrap_or_default(), set))
+        .chain(std::iter::once(("all", report)))
+        .collect();
+    let wide = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let mut text = format!(
+        "{:wide$}  {:>7}  {:>12}  {:>12}  {:>8}  {:>8}\n",
+        "", "tokens", "perplexity", "the original", "same top", "KL"
+    );
+    for (name, row) in rows {
+        let number = |key: &str| row[key].as_f64();
+        let shown = |key: &str, digits: usize| number(key).map_or("-".to_owned(), |x| format!("{x:.digits$}"));
+        let percent = number("top1_agreement").map_or("-".to_owned(), |share| format!("{:.1} %", 100.0 * share));
+        text += &format!(
+            "{name:wide$}  {:>7}  {:>12}  {:>12}  {percent:>8}  {:>8}\n",
+            row["tokens"],
+            shown("perplexity", 3),
+            shown("perplexity_reference", 3),
+            shown("kl", 5)
+        );
+    }
+    text
 }
 
 /// What was asked for is bad input; a thread that does not start is a fault.

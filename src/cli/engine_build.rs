@@ -38,6 +38,10 @@ pub struct BuildArgs {
     /// checkpoint's own. int4 is made of a plain checkpoint on the way, the others need what `sage calibrate` writes.
     #[arg(long, value_name = "P")]
     precision: Option<String>,
+    /// What weights in few bits are computed in: bf16, fp16 or fp32 (to compare, no engine takes it); default: what the
+    /// checkpoint's other numbers are in.
+    #[arg(long, value_name = "P")]
+    compute: Option<Precision>,
     /// The GPU: thor, this, sm89, sm120 and the like.
     #[arg(long, value_name = "T", default_value = "this")]
     target: String,
@@ -113,10 +117,13 @@ fn recipe(args: &BuildArgs) -> anyhow::Result<Recipe> {
                     bad(format!("no precision \"{name}\"; there are bf16, fp16, fp32, fp8, int8, int4 and nvfp4"))
                 })
             });
-            let (precision, held) = own_numbers(&args.model, &config)?;
-            (precision, wanted.transpose()?.or(held))
+            let (own, held) = own_numbers(&args.model, &config)?;
+            (args.compute.unwrap_or(own), wanted.transpose()?.or(held))
         }
     };
+    if weights.is_none() && args.compute.is_some_and(|compute| compute != precision) {
+        return Err(bad("--compute is for weights in few bits; for plain ones, --precision says all".to_owned()));
+    }
     let most = config.max_positions;
     let capacity = args.capacity.unwrap_or(CAPACITY.min(most));
     if capacity > most {

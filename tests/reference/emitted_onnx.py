@@ -104,18 +104,18 @@ def plain():
     write("emitted_onnx.json", "", runs)
 
 def external(folder, model, name):
-    """Type, shape and bytes of an initialiser."""
+    """Type, shape and bytes of an initialiser of the graph in `folder`."""
     tensor = next(t for t in model.graph.initializer if t.name == name)
     if not tensor.external_data:
         return tensor.data_type, list(tensor.dims), tensor.raw_data
     at = {entry.key: entry.value for entry in tensor.external_data}
-    with open(folder / "out" / at["location"], "rb") as file:
+    with open(folder / at["location"], "rb") as file:
         file.seek(int(at["offset"]))
         return tensor.data_type, list(tensor.dims), file.read(int(at["length"]))
 
 def decoded(folder):
     """CRC-32 of the NVFP4 weights as ml_dtypes decodes them and as ONNX's reference evaluator runs their nodes."""
-    model, out = onnx.load(str(folder / "out" / "model.onnx"), load_external_data=False), {}
+    model, out = onnx.load(str(folder / "model.onnx"), load_external_data=False), {}
     for tensor in model.graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT4E2M1:
             continue
@@ -159,10 +159,10 @@ def lowbit():
             runs[folder.name]["logits"] = [[round(float(x), 4) for x in row] for row in rows[:ROWS]]
         apart = float(np.abs(rows - fused).max())
         print(f"{folder.name:<24} chunked against whole {difference:.1e}, against the fused form {apart:.1e}")
-    nvfp4 = decoded(LOWBIT / "nvfp4-fused")
+    nvfp4 = decoded(LOWBIT / "nvfp4-fused" / "out")
     print(f"{len(nvfp4)} NVFP4 weights decoded")
     write("emitted_lowbit.json", f'"nvfp4": {json.dumps(nvfp4)}, ', runs)
 
-wanted = sys.argv[1:] or ["plain", "lowbit"]
-for what in wanted:
-    {"plain": plain, "lowbit": lowbit}[what]()
+if __name__ == "__main__":
+    for what in sys.argv[1:] or ["plain", "lowbit"]:
+        {"plain": plain, "lowbit": lowbit}[what]()

@@ -73,6 +73,29 @@ fn quantise(module: &str, shape: &[usize], weights: &[f32], scheme: Scheme, tens
     }
 }
 
+/// Makes the scales of one module in `directory` smaller, those of its inputs too.
+pub fn shrink_scales(directory: &Path, module: &str, by: f32) {
+    let checkpoint = Checkpoint::open(directory).unwrap();
+    let mut file = std::fs::read(directory.join("model.safetensors")).unwrap();
+    for part in ["weight_scale", "weight_scale_2", "input_scale"] {
+        let Some(tensor) = checkpoint.get(&format!("{module}.{part}")) else { continue };
+        let bytes = &mut file[tensor.offset_bytes() as usize..][..tensor.bytes().len()];
+        match tensor.dtype {
+            Dtype::F32 => {
+                bytes.as_chunks_mut().0.iter_mut().for_each(|x| *x = (f32::from_le_bytes(*x) * by).to_le_bytes())
+            }
+            Dtype::BF16 => bytes.as_chunks_mut().0.iter_mut().for_each(|x| {
+                *x = half::bf16::from_f32(half::bf16::from_le_bytes(*x).to_f32() * by).to_le_bytes();
+            }),
+            // NVFP4's scales of blocks stay; their factor shrinks.
+            _ => {}
+        }
+    }
+    // A new file, as the old one is mapped.
+    std::fs::write(directory.join("shrunk"), file).unwrap();
+    std::fs::rename(directory.join("shrunk"), directory.join("model.safetensors")).unwrap();
+}
+
 /// bf16 to f32.
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(2).map(|two| half::bf16::from_le_bytes([two[0], two[1]]).to_f32()).collect()

@@ -1,7 +1,7 @@
 //! Weights into few bits: rows in f32 flow in, codes and scales flow out as [`super::LowBit`] reads them.
 //!
 //! Scales other than E4M3 are rounded to bf16 before weights are divided by them, so that they mean the same in a graph that
-//! computes in bf16 and, but for the very smallest, in f16.
+//! computes in bf16 and in f16, where the very smallest stay in f32.
 
 use super::{Format, NVFP4_BLOCK, e2m1, e4m3};
 use half::bf16;

@@ -4,7 +4,7 @@
 
 use super::Options;
 use super::graph::Location;
-use super::lowbit::{Coded, Scale};
+use super::lowbit::{Coded, Scale, kind_of_scales};
 use super::proto::DataType;
 use super::qwen2::Stored;
 use super::rewritten::{How, INT4_BLOCK, Rewritten};
@@ -129,6 +129,7 @@ impl<'a> Source<'a> {
         let scale = match low.scheme.format {
             Format::Int4 if kind_of(scale.dtype) == Some(kind) => in_blocks(kind, place(scale)?, None),
             Format::Int4 => {
+                let kind = if kind == DataType::Float16 { kind_of_scales(&numbers(scale), kind) } else { kind };
                 let bytes = blocks.iter().product::<usize>() * kind.bytes();
                 let name = format!("{module}.weight_scale");
                 in_blocks(kind, self.rewritten.add(&name, scale, How::Numbers(kind), bytes), None)
