@@ -87,9 +87,11 @@ impl Plan {
             ));
         }
         let assumed: &Assumptions = &config.plan.assume;
+        let engines = engines(config)?;
+        notes.extend(engines.iter().filter_map(|engine| engine.note.clone()));
         Ok(Plan {
             device,
-            engines: engines(config)?,
+            engines,
             profile: profile.name.clone(),
             lanes: analyse_lanes(&core, profile, assumed),
             unknown: missing(&core, profile),

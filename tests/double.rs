@@ -11,7 +11,7 @@ mod gpu_double;
 use checkpoint::cases;
 use dispatch_support::NoSensors;
 use gpu_double::Double;
-use sage::config::EnginesConfig;
+use sage::config::{Config, EnginesConfig};
 use sage::engine::generator::{Generator, Stepped, Talk};
 use sage::engine::profile::Profile;
 use sage::engine::tensorrt::manifest::{Builder, Engine, Manifest, Recipe};
@@ -215,6 +215,8 @@ fn inside_a_robot() {
     let manifest = Manifest::load(&folder).unwrap();
     assert_eq!(mind.weights_hash(), manifest.hash());
     assert!(mind.memory_bytes() > 3 * manifest.kv_bytes);
+    let planned = sage::plan::engines(&Config { engines: config, ..Config::default() }).unwrap();
+    assert!(planned[2].total() >= mind.memory_bytes() && planned[2].activation_bytes > 0, "{:?}", planned[2]);
     let ask = Job {
         input: JobInput::Ask { prompt: Prompt::from("scene: person none\nhello").unwrap(), max_tokens: 12 },
         credit_words: u16::MAX,
@@ -247,6 +249,27 @@ fn a_configuration_that_names_an_engine_has_its_mind_on_the_device() {
     let mind = &answer["plan"]["engines"][2];
     let manifest = Manifest::load(&folder).unwrap();
     assert_eq!((mind["name"].as_str(), mind["kv_bytes"].as_u64()), (Some("mind"), Some(3 * manifest.kv_bytes)));
+    let notes = answer["plan"]["notes"].to_string();
+    assert!(notes.contains("activations of mind are computed from shapes"), "{notes}");
+}
+
+#[test]
+fn tensorrt_10_is_not_told_to_build_for_another_gpu_than_its_machines() {
+    let Some(double) = Double::with_tensorrt() else { return };
+    let model = double.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    cases()[8].write(&model, 1);
+    let (model, out) = (model.display().to_string(), double.path().join("out").display().to_string());
+    let build = |target: &str| {
+        let output = double.sage(&["engine", "build", &model, "--out", &out, "--target", target]);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = build("thor");
+    assert!(code == Some(2) && said.contains("its own machine, sm89, not for thor (sm110); `--emit-only`"), "{said}");
+    // The double has no builder: for its own GPU it is asked for one, and nothing is left of the attempt.
+    let (code, said) = build("sm89");
+    assert!(code == Some(3) && said.contains("createInferBuilder_INTERNAL"), "{said}");
+    assert!(!Path::new(&out).exists());
 }
 
 /// Runs one of the tests above in a process that finds the doubles.

@@ -183,7 +183,12 @@ fn a_result_that_comes_after_its_deadline_is_labelled_late_and_not_to_be_used() 
 #[test]
 fn an_engine_that_fails_or_panics_costs_one_job_and_the_lane_lives_on() {
     let mut rig = rig();
-    for (id, order, sign) in [(1, Order::Fail, "unplugged"), (2, Order::Panic, "a bug in the engine")] {
+    let faults = [
+        (1, Order::Fail, "unplugged"),
+        (2, Order::Panic, "a bug in the engine"),
+        (5, Order::PanicOfAWorker, "a bug in a worker"),
+    ];
+    for (id, order, sign) in faults {
         rig.submit(id, Class::Dialogue, Nanos::NEVER);
         assert_eq!(rig.begun(), id);
         rig.order(order);

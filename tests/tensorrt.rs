@@ -9,7 +9,7 @@ mod lowbit;
 use checkpoint::cases;
 use sage::engine::tensorrt::build::{Outcome, build};
 use sage::engine::tensorrt::manifest::{Manifest, Recipe};
-use sage::engine::tensorrt::{Library, TrtError, Watch, locate, shelf};
+use sage::engine::tensorrt::{Library, TrtError, Watch, claim, locate, shelf};
 use sage::model::lowbit::{Format, Scheme};
 use sage::model::onnx::{Form, Options, Precision};
 use std::path::{Path, PathBuf};
@@ -151,6 +151,8 @@ fn a_machine_without_tensorrt_emits_and_says_what_is_missing() {
     let tiny = &answer["plan"]["engines"][3];
     assert_eq!((tiny["name"].as_str(), tiny["kv_bytes"].as_u64()), (Some("tiny"), Some(2 * 3 * 2 * 24 * 320 * 2)));
     assert_eq!(tiny["weights_bytes"].as_u64(), Some(manifest.held_bytes));
+    // At least the residual stream of a chunk and the logits.
+    assert!(tiny["activation_bytes"].as_u64() > Some(128 * 192 * 2), "{tiny}");
     assert!(manifest.held_bytes < manifest.weights_bytes, "the file also has a header");
 
     // Quantised on the way: the sixteen bits of a weight become four and their share of a scale.
@@ -188,7 +190,11 @@ fn bad_recipes_are_one_sentence() {
         (["--precision", "nvfp4"], "sage calibrate"),
         (["--target", "abacus"], "no target"),
         (["--capacity", "4096"], "2048 positions"),
-        (["--groups", "4"], "4 groups do not fit 3 layers"),
+        (["--groups", "4"], "has 3 layers; give 1 to 3"),
+        (["--groups", "0"], "has 3 layers; give 1 to 3"),
+        (["--capacity", "0"], "holds no conversation; give 2 to 2048"),
+        (["--chunk", "5000"], "--chunk 5000 does not fit a KV cache of 2048 positions"),
+        (["--chunk", "0"], "--chunk 0"),
     ] {
         let base = ["engine", "build", &model, "--out", &out, "--emit-only"];
         let output = sage(&[&base[..], &more].concat());
@@ -353,6 +359,30 @@ fn a_cancelled_build_leaves_what_was_there() {
     let stopped = Count { steps: AtomicU32::new(0), limit: 2 };
     make(&library, &bench, recipe(Form::Fused, Precision::Fp16, "sm89", 2), &stopped).unwrap_err();
     Manifest::load(&bench.out()).unwrap().check_files(&bench.out()).unwrap();
+
+    // Cancelled when the first of three engines is there: it goes too, and so does the folder.
+    let bench = Bench::new();
+    let recipe = recipe(Form::Fused, Precision::Bf16, "sm89", 3);
+    let first = UntilAPlan(bench.out());
+    let error = build(&library, &bench.model(), &bench.out(), recipe, &first, &|| first.is_there()).unwrap_err();
+    assert!(matches!(error, TrtError::Cancelled) && !bench.out().exists(), "{error}: {:?}", bench.files());
+}
+
+/// Goes on until the first plan is written.
+struct UntilAPlan(PathBuf);
+
+impl UntilAPlan {
+    fn is_there(&self) -> bool {
+        shelf::files(&self.0).any(|name| name.ends_with(".plan"))
+    }
+}
+
+impl Watch for UntilAPlan {
+    fn phase(&self, _: &str, _: Option<&str>, _: u32) {}
+    fn step(&self, _: &str, _: u32) -> bool {
+        !self.is_there()
+    }
+    fn finished(&self, _: &str) {}
 }
 
 #[test]
@@ -406,11 +436,13 @@ fn leftovers_are_pruned_and_foreign_engines_recognised() {
     let bench = Bench::new();
     let (model, out) = (bench.model().display().to_string(), bench.out().display().to_string());
     sage(&["engine", "build", &model, "--out", &out, "--emit-only", "--capacity", "320"]);
-    std::fs::write(bench.out().join("model-0123.plan"), "old").unwrap();
-    std::fs::write(bench.out().join("model-4567.plan.part"), "interrupted").unwrap();
+    std::fs::write(bench.out().join("model-0123456789ab.plan"), "old").unwrap();
+    std::fs::write(bench.out().join("model-0123456789ac.plan.part"), "interrupted").unwrap();
+    std::fs::write(bench.out().join("model.plan"), "of trtexec").unwrap();
     let output = sage(&["engine", "prune", &out]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("2 files removed"), "{output:?}");
     Manifest::load(&bench.out()).unwrap().check_files(&bench.out()).unwrap();
+    assert!(bench.out().join("model.plan").exists());
 
     let edge = bench.root.path().join("edge");
     std::fs::create_dir(&edge).unwrap();
@@ -420,5 +452,88 @@ fn leftovers_are_pruned_and_foreign_engines_recognised() {
     let output = sage(&["engine", "inspect", &edge.display().to_string()]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("Edge-LLM"), "{output:?}");
     assert_eq!(shelf::list(bench.root.path()).unwrap().len(), 2);
-    assert_eq!(sage(&["engine", "inspect", &model]).status.code(), Some(2));
+    // Everything else that is asked of it is refused with what it is.
+    let edge = edge.display().to_string();
+    let config = bench.root.path().join("sage.toml");
+    std::fs::write(&config, format!("[engines]\nmind = {edge:?}\n")).unwrap();
+    let config = config.display().to_string();
+    for args in [
+        &["engine", "verify", &edge][..],
+        &["engine", "prune", &edge],
+        &["engine", "build", &edge, "--out", &out, "--emit-only"],
+        &["ask", "--model", &edge, "hello"],
+        &["plan", "--config", &config],
+        &["run", "--config", &config],
+        #[cfg(feature = "tensorrt")]
+        &["engine", "bench", &edge],
+    ] {
+        refused(args, "is an engine of TensorRT Edge-LLM, which sage does not run");
+    }
+}
+
+/// Bad input: one sentence, exit code 2.
+fn refused(args: &[&str], says: &str) {
+    let output = sage(args);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.code() == Some(2) && text.contains(says) && text.lines().count() == 1,
+        "{args:?}: {output:?}"
+    );
+}
+
+#[test]
+fn folders_without_an_engine_and_changed_manifests_are_one_sentence() {
+    let bench = Bench::new();
+    let (model, out) = (bench.model().display().to_string(), bench.out().display().to_string());
+    for what in [
+        "inspect",
+        "verify",
+        "prune",
+        "list",
+        #[cfg(feature = "tensorrt")]
+        "bench",
+    ] {
+        refused(&["engine", what, &out], "there is no such folder");
+    }
+    for what in [
+        "inspect",
+        "verify",
+        #[cfg(feature = "tensorrt")]
+        "bench",
+    ] {
+        refused(&["engine", what, &model], "no engine lies there (manifest.json is missing)");
+    }
+    let base = ["engine", "build", &model, "--emit-only", "--capacity", "320", "--out"];
+    let file = bench.root.path().join("file");
+    std::fs::write(&file, "no folder").unwrap();
+    refused(&[&base[..], &[&file.display().to_string()]].concat(), "is a file; --out names a folder");
+    assert!(sage(&[&base[..], &[&out]].concat()).status.success());
+
+    // While another build is at work there, nothing is touched.
+    let held = claim::lock(&bench.out()).unwrap();
+    refused(&[&base[..], &[&out]].concat(), "another build is writing there");
+    refused(&["engine", "prune", &out], "another build is writing there");
+    drop(held);
+
+    // A figure that changed by one digit, and a layout of another time.
+    let path = bench.out().join("manifest.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("\"capacity\": 320", "\"capacity\": 321")).unwrap();
+    refused(&["engine", "verify", &out], "was changed after it was written; build the engine again");
+    std::fs::write(&path, text.replace("\"format\": 2", "\"format\": 1")).unwrap();
+    refused(&["engine", "verify", &out], "layout 1, this program reads 2; build the engine again");
+    std::fs::write(&path, &text).unwrap();
+    assert!(sage(&["engine", "verify", &out]).status.success());
+
+    // A moved folder is the same engine; an engine is no checkpoint.
+    let moved = bench.root.path().join("another place");
+    std::fs::rename(bench.out(), &moved).unwrap();
+    let moved_to = moved.display().to_string();
+    assert!(sage(&["engine", "verify", &moved_to, "--model", &model]).status.success());
+    for entry in std::fs::read_dir(&moved).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.to_string_lossy().contains("safetensors") {
+            std::fs::remove_file(entry).unwrap();
+        }
+    }
+    refused(&["ask", "--model", &moved_to, "hello"], "is an engine for a GPU; give the checkpoint");
 }

@@ -2,11 +2,11 @@
 //! flow out.
 
 use super::{BadInput, Verdict};
-use crate::engine::tensorrt::build::{Outcome, build as build_engine, emit_only, trtexec_lines};
-use crate::engine::tensorrt::edge_llm;
+use crate::engine::tensorrt::build::{Outcome, build as build_engine, emit_only};
 use crate::engine::tensorrt::manifest::{self, Manifest, Recipe, Target};
 use crate::engine::tensorrt::shelf::{self, Shelved};
-use crate::engine::tensorrt::{TrtError, Watch, locate};
+use crate::engine::tensorrt::{TrtError, Watch, locate, trtexec};
+use crate::engine::tensorrt::{claim, edge_llm};
 use crate::model::ModelError;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lowbit::Format;
@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Positions of the KV cache unless something else is said.
 const CAPACITY: usize = 4_096;
+/// Tokens of a prefill step unless something else is said.
+const CHUNK: usize = 128;
 
 /// Arguments of `sage engine build`.
 #[derive(Debug, clap::Args)]
@@ -51,9 +53,9 @@ pub struct BuildArgs {
     /// Positions that the KV cache has room for; default: 4096, or what the model was made for, if less.
     #[arg(long, value_name = "N")]
     capacity: Option<usize>,
-    /// Most tokens of one prefill step.
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    chunk: usize,
+    /// Most tokens of one prefill step; default: 128, or the capacity, if less.
+    #[arg(long, value_name = "N")]
+    chunk: Option<usize>,
     /// Engines that the layers are divided among, with a preemption point between them.
     #[arg(long, value_name = "N", default_value_t = 1)]
     groups: usize,
@@ -96,7 +98,7 @@ pub struct LibrariesArgs {
 }
 
 /// Refusals are bad input; a missing library or file is a fault.
-fn refused(error: TrtError) -> anyhow::Error {
+pub fn refused(error: TrtError) -> anyhow::Error {
     match error {
         TrtError::Refused(_) | TrtError::Model(_) | TrtError::Stale(_) => BadInput(error.to_string()).into(),
         other => other.into(),
@@ -106,6 +108,9 @@ fn refused(error: TrtError) -> anyhow::Error {
 fn recipe(args: &BuildArgs) -> anyhow::Result<Recipe> {
     let bad = |text: String| anyhow::Error::from(BadInput(text));
     Target::parse(&args.target).map_err(bad)?;
+    if let Some(why) = not_a_checkpoint(&args.model) {
+        return Err(bad(why));
+    }
     let config = Qwen2Config::load(&args.model).map_err(|error| BadInput(error.to_string()))?;
     let (precision, weights) = match args.precision.as_deref() {
         Some("bf16") => (Precision::Bf16, None),
@@ -124,19 +129,46 @@ fn recipe(args: &BuildArgs) -> anyhow::Result<Recipe> {
     if weights.is_none() && args.compute.is_some_and(|compute| compute != precision) {
         return Err(bad("--compute is for weights in few bits; for plain ones, --precision says all".to_owned()));
     }
-    let most = config.max_positions;
+    let (most, layers) = (config.max_positions, config.layers);
     let capacity = args.capacity.unwrap_or(CAPACITY.min(most));
+    if capacity < 2 {
+        return Err(bad(format!("--capacity {capacity} holds no conversation; give 2 to {most} positions")));
+    }
     if capacity > most {
         return Err(bad(format!("--capacity {capacity} is beyond the {most} positions that the model was made for")));
     }
-    if capacity < 2 || args.chunk == 0 || args.chunk > capacity {
-        return Err(bad(format!("a chunk of {} tokens does not fit {capacity} positions", args.chunk)));
+    // What nobody asked for gives way.
+    let chunk = args.chunk.unwrap_or(CHUNK.min(capacity));
+    if chunk == 0 || chunk > capacity {
+        return Err(bad(format!(
+            "--chunk {chunk} does not fit a KV cache of {capacity} positions; give 1 to {capacity}"
+        )));
+    }
+    if args.groups == 0 || args.groups > layers {
+        return Err(bad(format!(
+            "--groups {}: {} has {layers} layers; give 1 to {layers}",
+            args.groups,
+            args.model.display()
+        )));
     }
     Ok(Recipe {
         graph: Options { form: args.form, precision, weights, capacity, groups: args.groups },
-        chunk: args.chunk,
+        chunk,
         target: args.target.clone(),
     })
+}
+
+/// One sentence if the folder holds an engine instead of a checkpoint.
+pub fn not_a_checkpoint(folder: &Path) -> Option<String> {
+    let ours = || {
+        format!(
+            "{}: is an engine for a GPU; give the checkpoint that it was built from (`mind = \"DIR\"` in sage.toml takes engines)",
+            folder.display()
+        )
+    };
+    // What was emitted has the weights beside its graphs, and is both.
+    let weights = ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| folder.join(name).is_file());
+    edge_llm::refusal(folder).or_else(|| (!weights && folder.join(manifest::FILE).is_file()).then(ours))
 }
 
 /// What a checkpoint's plain numbers are computed in, and the format of its quantised layers.
@@ -163,10 +195,12 @@ pub fn build(args: &BuildArgs) -> anyhow::Result<Verdict> {
         for engine in &manifest.engines {
             writeln!(out, "{}: {} bytes", args.out.join(&engine.file).display(), engine.bytes)?;
         }
-        writeln!(out, "on the device:")?;
-        for line in trtexec_lines(&args.model, &args.out, &manifest).map_err(refused)? {
+        writeln!(out, "on the device, with TensorRT's own tool (on a Jetson in /usr/src/tensorrt/bin):")?;
+        for line in trtexec::lines(&args.model, &args.out, &manifest).map_err(refused)? {
             writeln!(out, "{line}")?;
         }
+        writeln!(out, "or there, with the manifest that `mind = \"ENGINE\"` needs:")?;
+        writeln!(out, "{}", same_build(&args.out, &manifest))?;
         return Ok(Verdict::Good);
     }
     let library = locate::find(args.tensorrt.as_deref()).map_err(refused)?;
@@ -191,6 +225,20 @@ pub fn build(args: &BuildArgs) -> anyhow::Result<Verdict> {
         }
     }
     Ok(Verdict::Good)
+}
+
+/// The command that makes an engine of an emitted folder, which is a checkpoint too, on the device.
+fn same_build(folder: &Path, manifest: &Manifest) -> String {
+    let (graph, folder) = (&manifest.recipe.graph, folder.display().to_string());
+    let precision = graph.weights.map_or(graph.precision.name(), Format::name);
+    format!(
+        "sage engine build {} --out ENGINE --precision {precision} --form {} --capacity {} --chunk {} --groups {}",
+        trtexec::quoted(&folder),
+        graph.form.name(),
+        graph.capacity,
+        manifest.recipe.chunk,
+        graph.groups
+    )
 }
 
 /// How far a build is.
@@ -287,10 +335,8 @@ pub fn inspect(args: &FolderArgs) -> anyhow::Result<Verdict> {
             let engine = edge_llm::EdgeLlm::read(&folder, &plans, edge_llm::plugin_variable()).map_err(refused)?;
             write!(out, "{engine}")?;
         }
-        None => {
-            let text = format!("{}: no engine lies there ({} is missing)", args.folder.display(), manifest::FILE);
-            return Err(BadInput(text).into());
-        }
+        // There is none, and loading it says what lies there instead.
+        None => return Manifest::load(&args.folder).map(|_| Verdict::Good).map_err(refused),
     }
     Ok(Verdict::Good)
 }
@@ -387,10 +433,16 @@ fn differs(manifest: &Manifest, model: &Path) -> anyhow::Result<Option<String>> 
 /// Runs `sage engine prune`.
 ///
 /// # Errors
-/// No engine lies there, or a file cannot be removed.
+/// There is no such folder, a build is writing there, or a file cannot be removed.
 pub fn prune(args: &FolderArgs) -> anyhow::Result<Verdict> {
-    let manifest = Manifest::load(&args.folder).map_err(refused)?;
-    let removed = shelf::prune(&args.folder, &manifest).map_err(refused)?;
+    if let Some(why) = edge_llm::refusal(&args.folder) {
+        return Err(BadInput(why).into());
+    }
+    if !args.folder.is_dir() {
+        return Err(BadInput(format!("{}: there is no such folder", args.folder.display())).into());
+    }
+    let _lock = claim::lock(&args.folder).map_err(refused)?;
+    let removed = shelf::prune(&args.folder).map_err(refused)?;
     let mut out = io::stdout().lock();
     for (name, bytes) in &removed {
         writeln!(out, "removed {name}, {bytes} bytes")?;

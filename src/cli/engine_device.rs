@@ -2,7 +2,7 @@
 //! in; figures and a profile of step costs flow out.
 
 use super::bench_gpu::{about, copy_bandwidth, power, spread_us};
-use super::engine_build::FolderArgs;
+use super::engine_build::{FolderArgs, refused};
 use super::show::write_whole;
 use super::{BadInput, Verdict};
 use crate::engine::CancelToken;
@@ -10,8 +10,8 @@ use crate::engine::cpu::qwen2::{Decoder, DecoderOptions};
 use crate::engine::cuda::CudaError;
 use crate::engine::generator::{Generator, Stepped, Talk};
 use crate::engine::profile::{Profile, StepCost};
-use crate::engine::tensorrt::TrtError;
 use crate::engine::tensorrt::run::{Engines, Row, RowGenerator, Where};
+use crate::engine::tensorrt::{Manifest, TrtError};
 use crate::model::qwen2::Qwen2Weights;
 use crate::model::sampling::{Sampler, Sampling};
 use crate::model::tokenizer::Tokenizer;
@@ -231,6 +231,7 @@ pub struct BenchArgs {
 /// # Errors
 /// The engine cannot run here.
 pub fn bench(args: &BenchArgs) -> anyhow::Result<Verdict> {
+    Manifest::load(&args.folder.folder).map_err(refused)?;
     let place = Where { device: args.device, tensorrt: args.tensorrt.as_deref(), any_gpu: false };
     let engines = Engines::load(&args.folder.folder, place)
         .with_context(|| format!("{} cannot run here", args.folder.folder.display()))?;

@@ -2,6 +2,7 @@
 //! answers flow out, piece by piece and with the times they took.
 
 use super::BadInput;
+use super::engine_build::not_a_checkpoint;
 use crate::block::reason::prompt::{SYSTEM, Scene, prompt};
 use crate::engine::CancelToken;
 use crate::engine::cpu::qwen2::{Decoder, DecoderOptions, Finish, Generation, Mode, Step};
@@ -85,6 +86,9 @@ impl ModelFiles {
         if !folder.is_dir() {
             let text = format!("{} is not a folder; give one in Hugging Face layout", folder.display());
             return Err(BadInput(text).into());
+        }
+        if let Some(why) = not_a_checkpoint(&folder) {
+            return Err(BadInput(why).into());
         }
         let weights = Arc::new(Qwen2Weights::open(&folder).map_err(bad)?);
         let tokenizer = Tokenizer::load(&folder).map_err(bad)?;

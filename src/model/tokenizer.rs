@@ -195,6 +195,7 @@ impl TextStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::read_json;
 
     /// What a stream emits for `bytes` cut into pieces of `size`.
     fn streamed(bytes: &[u8], size: usize) -> Vec<String> {

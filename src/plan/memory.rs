@@ -5,7 +5,7 @@ use crate::assets::engine_dir;
 use crate::block::reason::{CONTEXT, PARKED, PREFILL_CHUNK};
 use crate::config::{Beside, Config, Loading};
 use crate::engine::cpu::kernels::{KEY_BLOCK, MAX_QUERIES};
-use crate::engine::tensorrt::{Manifest, manifest};
+use crate::engine::tensorrt::{Manifest, edge_llm, manifest, working};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::qwen2::Qwen2Config;
 use crate::types::SourceKind;
@@ -25,6 +25,9 @@ pub struct EngineMemory {
     pub activation_bytes: u64,
     /// It is read into memory of its own, so its weights lie in memory twice while it is loaded.
     pub copied: bool,
+    /// What a reader should know about these figures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 impl EngineMemory {
@@ -55,6 +58,7 @@ pub fn engines(config: &Config) -> Result<Vec<EngineMemory>, String> {
             kv_bytes: 0,
             activation_bytes: state,
             copied: false,
+            note: None,
         })
     };
     let mut list = vec![
@@ -76,22 +80,38 @@ fn beside(other: &Beside) -> Result<EngineMemory, String> {
         kv_bytes: other.kv_bytes,
         activation_bytes: other.activation_bytes,
         copied: other.loading == Loading::Copied,
+        note: None,
     };
     if !other.engine.as_os_str().is_empty() {
-        (memory.weights_bytes, memory.kv_bytes) = built(&other.engine)?;
+        let engine = built(&other.name, &other.engine, 1)?;
+        // What somebody measured counts, if it is more.
+        let activation_bytes = engine.activation_bytes.max(other.activation_bytes);
+        memory = EngineMemory { activation_bytes, copied: memory.copied, ..engine };
     }
     Ok(memory)
 }
 
-/// Weights and one cache of an engine for a GPU, bytes.
-fn built(folder: &Path) -> Result<(u64, u64), String> {
+/// An engine for a GPU, with so many conversations.
+fn built(name: &str, folder: &Path, conversations: u64) -> Result<EngineMemory, String> {
     let manifest = Manifest::load(folder).map_err(|error| error.to_string())?;
-    let weights = match manifest.builder {
+    let weights_bytes = match manifest.builder {
         Some(_) => manifest.engines.iter().map(|engine| engine.bytes).sum(),
         None if manifest.held_bytes > 0 => manifest.held_bytes,
         None => manifest.weights_bytes,
     };
-    Ok((weights, manifest.kv_bytes))
+    let note = format!(
+        "activations of {name} are computed from shapes: all values of one layer at once, at chunks of {} tokens over {} positions, and \
+         {conversations} times a conversation's inputs and outputs; what TensorRT's kernels want beside that is part of the reserve",
+        manifest.recipe.chunk, manifest.recipe.graph.capacity
+    );
+    Ok(EngineMemory {
+        name: name.to_owned(),
+        weights_bytes,
+        kv_bytes: conversations * manifest.kv_bytes,
+        activation_bytes: working::shared_bytes(&manifest) + conversations * working::conversation_bytes(&manifest),
+        copied: false,
+        note: Some(note),
+    })
 }
 
 fn size_of_file(file: &Path) -> Result<u64, String> {
@@ -99,20 +119,14 @@ fn size_of_file(file: &Path) -> Result<u64, String> {
     Ok(about.len())
 }
 
-/// The reasoner: weights, one cache in use and those of interrupted answers, and on the processor one chunk of
-/// activations in f32.
+/// The reasoner: weights, one cache in use and those of interrupted answers, and one chunk of activations, on the processor in
+/// f32.
 fn mind(folder: &Path, threads: usize) -> Result<EngineMemory, String> {
     if folder.join(manifest::FILE).is_file() {
-        // Working memory is known only when the engine is loaded; the reserve has room for it.
-        let (weights_bytes, cache) = built(folder)?;
-        let kv_bytes = (1 + PARKED as u64) * cache;
-        return Ok(EngineMemory {
-            name: "mind".to_owned(),
-            weights_bytes,
-            kv_bytes,
-            activation_bytes: 0,
-            copied: false,
-        });
+        return built("mind", folder, 1 + PARKED as u64);
+    }
+    if let Some(why) = edge_llm::refusal(folder) {
+        return Err(why);
     }
     let shape = Qwen2Config::load(folder).map_err(|error| error.to_string())?;
     let weights_bytes = Checkpoint::open(folder).map_err(|error| error.to_string())?.file_bytes();
@@ -127,5 +141,6 @@ fn mind(folder: &Path, threads: usize) -> Result<EngineMemory, String> {
         kv_bytes: ((1 + PARKED) * context * shape.kv_bytes_per_token()) as u64,
         activation_bytes: (floats * size_of::<f32>()) as u64,
         copied: false,
+        note: None,
     })
 }

@@ -10,7 +10,7 @@ use crate::engine::cpu::ear::EarEngine;
 use crate::engine::cpu::eye::Eye;
 use crate::engine::cpu::kernels::Kernels;
 use crate::engine::cpu::simd::Simd;
-use crate::engine::tensorrt::manifest;
+use crate::engine::tensorrt::{edge_llm, manifest};
 use crate::engine::{Engine, EngineError};
 use crate::time::Clock;
 use std::path::Path;
@@ -38,6 +38,9 @@ pub enum LoadKind {
 fn mind(folder: &Path, kernels: &'static Kernels, threads: usize) -> Result<Box<dyn Engine>, EngineError> {
     if folder.join(manifest::FILE).is_file() {
         return on_device(folder);
+    }
+    if let Some(why) = edge_llm::refusal(folder) {
+        return Err(EngineError::Load { what: "mind".to_owned(), why });
     }
     Ok(Box::new(Reasoner::load(folder, kernels, threads)?))
 }

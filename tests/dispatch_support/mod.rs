@@ -13,6 +13,7 @@ pub enum Order {
     Word(u16),
     Fail,
     Panic,
+    PanicOfAWorker,
 }
 
 /// An engine whose steps tell the test that they began and then wait for an order, or for their cancel token.
@@ -84,6 +85,10 @@ impl Session for PuppetSession {
                 }
                 Ok(Ok(Order::Fail)) => return Err(EngineError::Device("unplugged".to_owned())),
                 Ok(Ok(Order::Panic)) => panic!("a bug in the engine"),
+                Ok(Ok(Order::PanicOfAWorker)) => {
+                    let mut pool = sage::engine::cpu::pool::Pool::new(2).expect("a thread");
+                    pool.run(&|worker| assert!(worker == 0, "a bug in a worker"));
+                }
                 Ok(Err(_)) | Err(_) => std::thread::yield_now(),
             }
         }

@@ -4,9 +4,12 @@
 //! The caller is worker 0. Workers spin for some hundreds of microseconds between jobs (a decode step is hundreds of
 //! jobs), then park. The caller spins for the workers, then offers its processor to them, then sleeps: a caller of a
 //! real-time class would otherwise keep a worker of an ordinary class from the processor they share, for ever. Nothing is
-//! allocated per job, and nothing locked unless the caller sleeps.
+//! allocated per job, and nothing locked unless the caller sleeps. A worker that panics lives on; its panic becomes the caller's,
+//! whose lane ends the job with it.
 
+use std::any::Any;
 use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -41,6 +44,9 @@ struct Shared {
     asleep: AtomicBool,
     bed: Mutex<()>,
     alarm: Condvar,
+    /// A worker panicked in this job: what it said lies in `said`.
+    panicked: AtomicBool,
+    said: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 // SAFETY: `job` is written only by `run` while no worker is inside a job, and published by the Release on `generation`.
@@ -74,6 +80,8 @@ impl Pool {
             asleep: AtomicBool::new(false),
             bed: Mutex::new(()),
             alarm: Condvar::new(),
+            panicked: AtomicBool::new(false),
+            said: Mutex::new(None),
         });
         let mut workers = Vec::new();
         for number in 1..threads.max(1) {
@@ -90,7 +98,8 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Runs `closure(worker)` once on every worker and waits for all.
+    /// Runs `closure(worker)` once on every worker and waits for all. A panic of any of them is the caller's, after all have
+    /// ended.
     pub fn run<F: Fn(usize) + Sync>(&mut self, closure: &F) {
         if self.workers.is_empty() {
             return closure(0);
@@ -103,13 +112,19 @@ impl Pool {
         // SAFETY: all workers finished the previous job (`&mut self` and the wait below), so nobody reads `job` now.
         unsafe { *self.shared.job.get() = Some(job) };
         self.shared.finished.store(0, Relaxed);
+        self.shared.panicked.store(false, Relaxed);
         self.shared.generation.fetch_add(1, Release);
         for worker in &self.workers {
             worker.thread().unpark();
         }
         // Waits also when the closure panics: the workers still borrow it.
-        let _wait = Wait(self);
+        let wait = Wait(self);
         closure(0);
+        drop(wait);
+        if self.shared.panicked.load(Acquire) {
+            let said = self.shared.said.lock().unwrap_or_else(PoisonError::into_inner).take();
+            resume_unwind(said.unwrap_or_else(|| Box::new("a worker panicked")));
+        }
     }
 
     /// Waits until every worker has finished the job.
@@ -167,7 +182,11 @@ fn work(shared: &Shared, number: usize, patience: usize) {
         let job = unsafe { *shared.job.get() };
         if let Some(job) = job {
             // SAFETY: as above; the closure lives until `run` returns.
-            unsafe { (job.call)(job.closure, number) };
+            let ended = catch_unwind(AssertUnwindSafe(|| unsafe { (job.call)(job.closure, number) }));
+            if let Err(said) = ended {
+                *shared.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
+                shared.panicked.store(true, Release);
+            }
         }
         let last = shared.finished.fetch_add(1, SeqCst) + 1 == shared.workers;
         if last && shared.asleep.load(SeqCst) {
@@ -183,7 +202,7 @@ impl Drop for Pool {
         self.shared.generation.fetch_add(1, Release);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
-            // A worker that panicked has already reported; there is nothing to add while dropping.
+            // Workers do not panic outside of a job; there is nothing to add while dropping.
             let _ = worker.join();
         }
     }
@@ -211,6 +230,31 @@ mod tests {
         every_worker_runs_every_job_once(PATIENCE);
         every_worker_runs_every_job_once(Patience { worker_spins: 0, caller_spins: 0, caller_yields: 0 });
         every_worker_runs_every_job_once(Patience { worker_spins: 0, ..PATIENCE });
+    }
+
+    #[test]
+    fn a_panic_of_a_worker_is_the_callers_and_the_pool_works_on() {
+        for patience in [PATIENCE, Patience { worker_spins: 0, caller_spins: 0, caller_yields: 0 }] {
+            let mut pool = Pool::with_patience(3, patience).unwrap();
+            for broken in [1, 2, 0] {
+                let ran = AtomicUsize::new(0);
+                let ended = catch_unwind(AssertUnwindSafe(|| {
+                    pool.run(&|worker| {
+                        ran.fetch_add(1, Relaxed);
+                        assert!(worker != broken, "worker {broken} broke");
+                    });
+                }));
+                let said = ended.expect_err("a worker panicked");
+                assert_eq!(said.downcast_ref::<String>(), Some(&format!("worker {broken} broke")));
+                assert_eq!(ran.load(Relaxed), 3, "the others ran to their end");
+                // Nothing of it is left for the next job.
+                let ran = AtomicUsize::new(0);
+                pool.run(&|_| {
+                    ran.fetch_add(1, Relaxed);
+                });
+                assert_eq!(ran.load(Relaxed), 3);
+            }
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! folder with plans and a manifest flows out, written so that an interrupted build leaves the old one or none.
 
 use super::abi::{Built, Io, Library, Request, Shapes, Watch};
+use super::claim::Claim;
 use super::manifest::{self, Builder, Engine, Manifest, Profile, Recipe, Target, hash_file};
-use super::{Flavor, TrtError, at, words};
+use super::{Flavor, TrtError, at, shelf, words};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lowbit::Format;
 use crate::model::onnx::proto::{Model, Size};
@@ -17,7 +18,7 @@ use std::io;
 use std::path::Path;
 
 /// What earlier builds in a folder measured.
-const TIMING_CACHE: &str = "timing.cache";
+pub const TIMING_CACHE: &str = "timing.cache";
 
 /// What became of a build.
 #[derive(Debug)]
@@ -31,8 +32,14 @@ pub enum Outcome {
 /// Writes graphs, links to the weights and a manifest.
 ///
 /// # Errors
-/// The checkpoint cannot be used or the folder cannot be written.
+/// The checkpoint cannot be used, the folder cannot be written, or an engine lies there.
 pub fn emit_only(model: &Path, out: &Path, recipe: Recipe) -> Result<Manifest, TrtError> {
+    if Manifest::load(out).is_ok_and(|there| there.builder.is_some()) {
+        let text =
+            format!("{}: an engine was built there, which this would replace; give another --out", out.display());
+        return Err(TrtError::Stale(text));
+    }
+    let claim = Claim::take(out)?;
     let emitted = emit(model, out, &recipe.graph)?;
     let checkpoint = Checkpoint::open(model)?;
     let mut manifest = Manifest::new(&checkpoint, &emitted.config, recipe);
@@ -49,8 +56,11 @@ pub fn emit_only(model: &Path, out: &Path, recipe: Recipe) -> Result<Manifest, T
             outputs: describe_graph(&composed.model, false),
         });
     }
-    words::bring(model, out)?;
+    words::bring_with_weights(model, out)?;
     manifest.save(out)?;
+    claim.keep();
+    // Graphs of an emission in other groups.
+    shelf::prune(out)?;
     Ok(manifest)
 }
 
@@ -81,7 +91,11 @@ pub fn build(
     refuse_formats(&composition.formats, &target)?;
     let mut wanted = Manifest::new(&checkpoint, &config, recipe);
     wanted.held_bytes = composition.weights_bytes();
-    wanted.builder = Some(Builder { tensorrt: library.describe(), capability: target.capability.unwrap_or_default() });
+    // What RTX builds for no GPU in particular runs on all that it knows.
+    let own = || if library.flavor == Flavor::Rtx { None } else { own_gpu() };
+    let capability = target.capability.or_else(own).unwrap_or_default();
+    wanted.builder = Some(Builder { tensorrt: library.describe(), capability });
+    let claim = Claim::take(out)?;
     let mut why = None;
     if out.join(manifest::FILE).exists() {
         why = match Manifest::load(out) {
@@ -89,6 +103,7 @@ pub fn build(
                 None => match there.check_files(out) {
                     Ok(()) => {
                         words::bring(model, out)?;
+                        claim.keep();
                         return Ok(Outcome::UpToDate(there));
                     }
                     Err(error) => Some(error.to_string()),
@@ -98,7 +113,6 @@ pub fn build(
             Err(error) => Some(error.to_string()),
         };
     }
-    std::fs::create_dir_all(out).map_err(at(out))?;
     let capabilities: Vec<i32> = match (library.flavor, target.capability) {
         (Flavor::Rtx, Some(capability)) => vec![capability],
         _ => Vec::new(),
@@ -136,7 +150,8 @@ pub fn build(
     }
     words::bring(model, out)?;
     wanted.save(out)?;
-    super::shelf::prune(out, &wanted)?;
+    claim.keep();
+    shelf::prune(out)?;
     Ok(Outcome::Built(wanted, why))
 }
 
@@ -154,8 +169,25 @@ fn refuse_foreign(library: &Library, target: &Target) -> Result<(), TrtError> {
             )))
         }
         // TensorRT proper builds for the GPU that it runs on, and says itself when there is none.
+        (Flavor::Ten | Flavor::Eleven, Some(capability)) => match own_gpu() {
+            Some(here) if here != capability => Err(TrtError::Refused(format!(
+                "{name} builds for the GPU of its own machine, sm{here}, not for {} (sm{capability}); `--emit-only` writes what to build \
+                 from on the device itself",
+                target.name
+            ))),
+            _ => Ok(()),
+        },
         _ => Ok(()),
     }
+}
+
+/// Compute capability of this machine's GPU, if there is one.
+fn own_gpu() -> Option<i32> {
+    #[cfg(feature = "tensorrt")]
+    let capability = crate::engine::cuda::Device::open(0).ok().map(|device| device.capability);
+    #[cfg(not(feature = "tensorrt"))]
+    let capability = None;
+    capability
 }
 
 /// Numbers that a GPU does not have, in one sentence.
@@ -219,40 +251,6 @@ pub fn shapes(model: &Model, profile: &Profile) -> Vec<Shapes> {
             })
         })
         .collect()
-}
-
-/// The command that builds an emitted graph where TensorRT's own tool is.
-///
-/// # Errors
-/// The checkpoint cannot be used.
-pub fn trtexec_lines(model: &Path, out: &Path, manifest: &Manifest) -> Result<Vec<String>, TrtError> {
-    let (config, checkpoint) = (Qwen2Config::load(model)?, Checkpoint::open(model)?);
-    let composed = compose(&checkpoint, &config, &manifest.recipe.graph)?.parts;
-    let line = |part: &Composed| {
-        let onnx = out.join(&part.name);
-        let mut line = format!(
-            "trtexec --onnx={} --stronglyTyped --saveEngine={}",
-            onnx.display(),
-            onnx.with_extension("plan").display()
-        );
-        for (index, profile) in manifest.profiles.iter().enumerate() {
-            line.push_str(&format!(" --profile={index}"));
-            let shapes = shapes(&part.model, profile);
-            for (flag, which) in [("min", 0), ("opt", 1), ("max", 2)] {
-                let list: Vec<String> = shapes
-                    .iter()
-                    .map(|shape| {
-                        let sizes = [&shape.min, &shape.opt, &shape.max][which];
-                        let sizes: Vec<String> = sizes.iter().map(i64::to_string).collect();
-                        format!("{}:{}", shape.name, sizes.join("x"))
-                    })
-                    .collect();
-                line.push_str(&format!(" --{flag}Shapes={}", list.join(",")));
-            }
-        }
-        line
-    };
-    Ok(composed.iter().map(line).collect())
 }
 
 /// `name type [sizes]` of an input or output.

@@ -2,7 +2,7 @@
 //! of the layout are there, and whether the plugin library that its plans need is found. A folder flows in; lines for people
 //! flow out. The names are those that Edge-LLM's own runtime reads (cpp/runtime/config of version 0.9 to 0.12).
 
-use super::{TrtError, at};
+use super::{TrtError, at, shelf};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fmt;
@@ -25,6 +25,23 @@ pub struct EdgeLlm {
     configs: Vec<(&'static str, Value)>,
     missing: Vec<&'static str>,
     plugin: Option<PathBuf>,
+}
+
+/// The plans of the folder, by name, if it has the layout of Edge-LLM: a configuration and files called `.engine`.
+pub fn plans(folder: &Path) -> Option<Vec<String>> {
+    let mut plans: Vec<String> = shelf::files(folder).filter(|name| name.ends_with(".engine")).collect();
+    plans.sort();
+    (!plans.is_empty() && CONFIGS.iter().any(|name| folder.join(name).is_file())).then_some(plans)
+}
+
+/// Why a folder of Edge-LLM's cannot be run, built from or looked after; `None`: it is no such folder.
+pub fn refusal(folder: &Path) -> Option<String> {
+    plans(folder)?;
+    Some(format!(
+        "{}: is an engine of TensorRT Edge-LLM, which sage does not run, as kernels of Edge-LLM's own runtime fill its inputs; give \
+         the checkpoint or what `sage engine build` makes of it; `sage engine inspect` says what lies there",
+        folder.display()
+    ))
 }
 
 impl EdgeLlm {

@@ -1,19 +1,21 @@
 //! What an engine folder says about itself: from which weights, by which recipe, with which TensorRT, for which GPU. A folder
 //! flows in; a manifest, or the one sentence why its engine must not be used, flows out.
 
-use super::{TrtError, at};
+use super::{TrtError, at, edge_llm};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lowbit::QUANT_CONFIG;
 use crate::model::onnx::Options;
 use crate::model::qwen2::Qwen2Config;
 use crate::whole_file;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// Name of the file in an engine's folder.
 pub const FILE: &str = "manifest.json";
 /// Layout that this program writes and reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The GPU that an engine is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +84,8 @@ pub struct Network {
     pub kv_heads: usize,
     /// Dimensions of a head.
     pub head_dim: usize,
+    /// Width of the feed-forward part.
+    pub intermediate: usize,
     /// Rows of the embedding.
     pub vocabulary: usize,
 }
@@ -139,6 +143,9 @@ pub struct Manifest {
     pub builder: Option<Builder>,
     /// Its engines, in the order they run.
     pub engines: Vec<Engine>,
+    /// BLAKE3 of everything above, so that a changed figure is seen; set when it is saved.
+    #[serde(default)]
+    pub blake3: String,
 }
 
 impl Manifest {
@@ -156,6 +163,7 @@ impl Manifest {
                 heads: config.heads,
                 kv_heads: config.kv_heads,
                 head_dim: config.head_dim,
+                intermediate: config.intermediate_size,
                 vocabulary: config.vocab_size,
             },
             weights: fingerprint(checkpoint),
@@ -166,22 +174,61 @@ impl Manifest {
             profiles: vec![profile("decode", [1, 1, 1]), profile("prefill", [1, recipe.chunk, recipe.chunk])],
             builder: None,
             engines: Vec::new(),
+            blake3: String::new(),
             recipe,
+        }
+    }
+
+    /// A manifest that says nothing but its recipe.
+    #[cfg(test)]
+    pub fn empty(recipe: Recipe) -> Manifest {
+        Manifest {
+            format: FORMAT,
+            network: Network {
+                layers: 1,
+                hidden: 8,
+                heads: 1,
+                kv_heads: 1,
+                head_dim: 8,
+                intermediate: 8,
+                vocabulary: 9,
+            },
+            recipe,
+            weights: String::new(),
+            calibration: None,
+            weights_bytes: 0,
+            held_bytes: 0,
+            kv_bytes: 0,
+            profiles: Vec::new(),
+            builder: None,
+            engines: Vec::new(),
+            blake3: String::new(),
         }
     }
 
     /// Reads the manifest of an engine's folder.
     ///
     /// # Errors
-    /// There is none, or it is of another layout.
+    /// There is none, it is of another layout, or it was changed after it was written.
     pub fn load(folder: &Path) -> Result<Manifest, TrtError> {
         let path = folder.join(FILE);
-        let text = std::fs::read_to_string(&path).map_err(at(&path))?;
-        let manifest: Manifest = serde_json::from_str(&text)
-            .map_err(|error| TrtError::Stale(format!("{}: is no manifest of an engine ({error})", path.display())))?;
-        if manifest.format != FORMAT {
-            let text = format!("{}: layout {}, this program reads {FORMAT}", path.display(), manifest.format);
-            return Err(TrtError::Stale(text));
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(TrtError::Stale(no_engine(folder)));
+            }
+            read => read.map_err(at(&path))?,
+        };
+        let stale = |why: String| TrtError::Stale(format!("{}: {why}", path.display()));
+        let json: Value =
+            serde_json::from_str(&text).map_err(|error| stale(format!("is no manifest of an engine ({error})")))?;
+        let format = json.get("format").and_then(Value::as_u64);
+        if let Some(format) = format.filter(|format| *format != u64::from(FORMAT)) {
+            return Err(stale(format!("layout {format}, this program reads {FORMAT}; build the engine again")));
+        }
+        let manifest: Manifest =
+            serde_json::from_value(json).map_err(|error| stale(format!("is no manifest of an engine ({error})")))?;
+        if manifest.blake3 != manifest.checksum() {
+            return Err(stale("was changed after it was written; build the engine again".to_owned()));
         }
         Ok(manifest)
     }
@@ -192,8 +239,14 @@ impl Manifest {
     /// The folder cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), TrtError> {
         let path = folder.join(FILE);
-        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        let whole = Manifest { blake3: self.checksum(), ..self.clone() };
+        let text = serde_json::to_string_pretty(&whole).unwrap_or_default();
         whole_file::write(&path, format!("{text}\n").as_bytes()).map_err(at(&path))
+    }
+
+    fn checksum(&self) -> String {
+        let bare = Manifest { blake3: String::new(), ..self.clone() };
+        blake3::hash(serde_json::to_string(&bare).unwrap_or_default().as_bytes()).to_hex().to_string()
     }
 
     /// Why an engine with this manifest is not the one that `wanted` describes; `None` if it is.
@@ -248,6 +301,15 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// One sentence about a folder without a manifest.
+fn no_engine(folder: &Path) -> String {
+    let name = folder.display();
+    if !folder.is_dir() {
+        return format!("{name}: there is no such folder");
+    }
+    edge_llm::refusal(folder).unwrap_or_else(|| format!("{name}: no engine lies there ({FILE} is missing)"))
 }
 
 /// BLAKE3 of a file, as hex.

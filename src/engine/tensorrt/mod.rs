@@ -3,13 +3,16 @@
 
 pub mod abi;
 pub mod build;
+pub mod claim;
 pub mod edge_llm;
 pub mod locate;
 pub mod manifest;
 pub mod run;
 pub mod shelf;
 pub mod slots;
+pub mod trtexec;
 pub mod words;
+pub mod working;
 
 pub use abi::{Flavor, Library, Watch};
 pub use manifest::{Manifest, Target};

@@ -2,26 +2,41 @@
 //! folders flow in; small files flow out.
 
 use super::{TrtError, at};
+use crate::model::lowbit::QUANT_CONFIG;
 use crate::whole_file;
 use std::path::Path;
 
 /// Those of a checkpoint in Hugging Face layout; each may be absent.
-const FILES: [&str; 4] = ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"];
+pub(super) const FILES: [&str; 4] =
+    ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"];
+
+/// What makes a folder with all weights of a checkpoint a checkpoint too.
+pub(super) const WITH_WEIGHTS: [&str; 2] = ["model.safetensors.index.json", QUANT_CONFIG];
 
 /// Copies what is there and differs.
 ///
 /// # Errors
 /// A file cannot be read or written.
 pub fn bring(model: &Path, out: &Path) -> Result<(), TrtError> {
-    for name in FILES {
-        let (from, to) = (model.join(name), out.join(name));
-        if !from.is_file() {
-            continue;
-        }
-        let bytes = std::fs::read(&from).map_err(at(&from))?;
-        if std::fs::read(&to).ok().as_deref() != Some(bytes.as_slice()) {
-            whole_file::write(&to, &bytes).map_err(at(&to))?;
-        }
+    FILES.iter().try_for_each(|name| copy(model, out, name))
+}
+
+/// As [`bring`], for a folder that the weights are linked into.
+///
+/// # Errors
+/// As there.
+pub fn bring_with_weights(model: &Path, out: &Path) -> Result<(), TrtError> {
+    FILES.iter().chain(&WITH_WEIGHTS).try_for_each(|name| copy(model, out, name))
+}
+
+fn copy(model: &Path, out: &Path, name: &str) -> Result<(), TrtError> {
+    let (from, to) = (model.join(name), out.join(name));
+    if !from.is_file() {
+        return Ok(());
+    }
+    let bytes = std::fs::read(&from).map_err(at(&from))?;
+    if std::fs::read(&to).ok().as_deref() != Some(bytes.as_slice()) {
+        whole_file::write(&to, &bytes).map_err(at(&to))?;
     }
     Ok(())
 }

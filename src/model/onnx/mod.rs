@@ -34,6 +34,16 @@ pub enum Form {
     Primitive,
 }
 
+impl Form {
+    /// As in commands and manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Form::Fused => "fused",
+            Form::Primitive => "primitive",
+        }
+    }
+}
+
 /// In which numbers a graph computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

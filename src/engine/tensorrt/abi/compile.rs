@@ -16,7 +16,8 @@ impl Library {
     /// The driver is missing where this TensorRT needs one, or it refuses.
     pub fn builder(&self) -> Result<Builder<'_>, TrtError> {
         if self.flavor != Flavor::Rtx && open(Path::new("libcuda.so.1")).is_err() {
-            return Err(TrtError::NotThere("libcuda.so.1: TensorRT builds need the NVIDIA driver".to_owned()));
+            let text = "libcuda.so.1: TensorRT builds need the NVIDIA driver; `--emit-only` writes what to build from on the device itself";
+            return Err(TrtError::NotThere(text.to_owned()));
         }
         let create = symbol::<Create>(&self.file, "createInferBuilder_INTERNAL")?;
         // SAFETY: an exported C function; the logger lives as long as the library, which the builder borrows.

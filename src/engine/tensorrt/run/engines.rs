@@ -8,7 +8,7 @@ use super::seat::{Parts, Seat, Shape};
 use crate::engine::EngineError;
 use crate::engine::cuda::{Device, DeviceMemory, Priority, Stream};
 use crate::engine::tensorrt::abi::Plan;
-use crate::engine::tensorrt::{Manifest, TrtError, at, locate};
+use crate::engine::tensorrt::{Manifest, TrtError, at, locate, working};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -81,7 +81,14 @@ impl Engines {
         };
         let profiles = 0..manifest.profiles.len() as i32;
         let scratch = profiles.flat_map(|profile| plans.iter().map(move |plan| plan.scratch_bytes(profile))).max();
-        let scratch = device.memory((scratch.unwrap_or(0) as usize).max(ALIGNMENT))?;
+        let (asked, counted) = (scratch.unwrap_or(0), working::shared_bytes(&manifest));
+        if asked > counted {
+            tracing::warn!(
+                "{}: TensorRT asks for {asked} bytes to work in, `sage plan` counts {counted}",
+                folder.display()
+            );
+        }
+        let scratch = device.memory((asked as usize).max(ALIGNMENT))?;
         let stream = Stream::new(&device, Priority::Lowest)?;
         let keys = positions(&device, &stream, shape.capacity)?;
         Ok(Engines { plans, scratch, keys, stream, device, manifest, shape })

@@ -37,26 +37,14 @@ pub fn foreign(manifest: &Manifest, tensorrt: &str, capability: Option<i32>) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::manifest::{Builder, Network, Recipe};
+    use super::super::manifest::{Builder, Recipe};
     use super::*;
     use crate::model::onnx::{Form, Options, Precision};
 
     #[test]
     fn engines_of_another_tensorrt_or_gpu_are_refused_with_what_to_do() {
         let graph = Options { form: Form::Fused, precision: Precision::Bf16, weights: None, capacity: 64, groups: 1 };
-        let mut manifest = Manifest {
-            format: 1,
-            network: Network { layers: 1, hidden: 8, heads: 1, kv_heads: 1, head_dim: 8, vocabulary: 9 },
-            recipe: Recipe { graph, chunk: 8, target: "thor".to_owned() },
-            weights: String::new(),
-            calibration: None,
-            weights_bytes: 0,
-            held_bytes: 0,
-            kv_bytes: 0,
-            profiles: Vec::new(),
-            builder: None,
-            engines: Vec::new(),
-        };
+        let mut manifest = Manifest::empty(Recipe { graph, chunk: 8, target: "thor".to_owned() });
         assert!(foreign(&manifest, "TensorRT 10.16.2", Some(110)).expect("emitted").contains("only emitted"));
         manifest.builder = Some(Builder { tensorrt: "TensorRT 10.16.2".to_owned(), capability: 110 });
         assert_eq!(foreign(&manifest, "TensorRT 10.16.2", Some(110)), None);
