@@ -7,6 +7,8 @@ mod checkpoint;
 use sage::engine::CancelToken;
 use sage::engine::cpu::qwen2::{Decoder, DecoderOptions, Generation, Step};
 use sage::model::chat::own_system;
+use sage::model::checkpoint::Element;
+use sage::model::quantize::quantize;
 use sage::model::qwen2::Qwen2Weights;
 use sage::model::sampling::{Sampler, Sampling};
 use sage::model::tokenizer::Tokenizer;
@@ -14,8 +16,6 @@ use serde_json::{Value, json};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-const CHANGES: u64 = 2500;
 
 struct Dice(u64);
 
@@ -200,26 +200,14 @@ fn change_weights(bytes: &mut Vec<u8>, dice: &mut Dice) -> String {
     }
 }
 
-#[test]
-fn a_changed_checkpoint_runs_or_is_refused_in_one_sentence() {
-    let folder = tempfile::tempdir().unwrap();
-    model(folder.path());
-    use_model(folder.path()).unwrap();
-    let files = [
-        "config.json",
-        "model-00001-of-00002.safetensors",
-        "model.safetensors.index.json",
-        "hf_quant_config.json",
-        "model-00002-of-00002.safetensors",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ];
+/// Makes `changes` changes, one at a time, to the `files` of a folder that can be used.
+fn fuzz(folder: &Path, files: &[&str], changes: u64) {
+    use_model(folder).unwrap();
     let (mut refused, mut ran) = (0, 0);
-    for seed in 0..CHANGES {
+    for seed in 0..changes {
         let mut dice = Dice(seed << 20);
         let file = files[(seed % files.len() as u64) as usize];
-        let path = folder.path().join(file);
+        let path = folder.join(file);
         let kept = std::fs::read(&path).unwrap();
         let mut bytes = kept.clone();
         let what = if file.ends_with(".safetensors") {
@@ -233,7 +221,7 @@ fn a_changed_checkpoint_runs_or_is_refused_in_one_sentence() {
             what
         };
         std::fs::write(&path, bytes).unwrap();
-        let used = catch_unwind(AssertUnwindSafe(|| use_model(folder.path())));
+        let used = catch_unwind(AssertUnwindSafe(|| use_model(folder)));
         std::fs::write(&path, kept).unwrap();
         match used {
             Err(_) => panic!("change {seed}, {file}: {what}: a panic"),
@@ -244,7 +232,35 @@ fn a_changed_checkpoint_runs_or_is_refused_in_one_sentence() {
             Ok(Ok(())) => ran += 1,
         }
     }
-    println!("{CHANGES} changes: {refused} refused, {ran} ran");
+    println!("{changes} changes: {refused} refused, {ran} ran");
     // Changes that matter and changes that do not were both among them.
-    assert!(refused > CHANGES as usize / 4 && ran > CHANGES as usize / 20, "{refused} refused, {ran} ran");
+    assert!(refused > changes / 4 && ran > changes / 20, "{refused} refused, {ran} ran");
+}
+
+#[test]
+fn a_changed_checkpoint_runs_or_is_refused_in_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    model(folder.path());
+    let files = [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "hf_quant_config.json",
+        "model-00002-of-00002.safetensors",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    fuzz(folder.path(), &files, 2500);
+}
+
+#[test]
+fn so_does_a_quantised_one() {
+    let (folder, small) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    model(folder.path());
+    for element in [Element::Q8, Element::Q4] {
+        let to = small.path().join(format!("{element:?}"));
+        quantize(folder.path(), &to, element).unwrap();
+        fuzz(&to, &["model.safetensors", "config.json"], 500);
+    }
 }

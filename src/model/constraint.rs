@@ -138,6 +138,8 @@ impl Constraint {
 /// What is said of an error, without the state of the parser that may follow.
 fn one_line(text: &str) -> String {
     let said = text.split("<state>").next().unwrap_or_default();
+    // What `llguidance` calls a grammar without any text.
+    let said = said.replace("NoExtensionBias", "nothing satisfies it");
     said.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -288,6 +290,6 @@ mod tests {
         let error = constraints.prepare(&json!({"type": "no such type"})).err().unwrap().to_string();
         assert!(error.starts_with("the schema cannot be followed") && error.lines().count() == 1, "{error}");
         let error = constraints.prepare(&json!({"$ref": "#"})).err().unwrap().to_string();
-        assert!(error.len() < 100 && error.lines().count() == 1, "{error}");
+        assert_eq!(error, "the schema cannot be followed: nothing satisfies it");
     }
 }

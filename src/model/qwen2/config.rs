@@ -76,7 +76,7 @@ impl Qwen2Config {
             head_dim,
             rms_norm_eps: match number(json, "rms_norm_eps")?.unwrap_or(1e-6) {
                 eps if (0.0..1.0).contains(&eps) => eps as f32,
-                eps => return Err(format!("`rms_norm_eps` is {eps}; expected a small number, such as 1e-6")),
+                eps => return Err(format!("`rms_norm_eps` is {eps:e}; expected a small number, such as 1e-6")),
             },
             rope_theta: rope_theta(json)?,
             tied: truth(json, "tie_word_embeddings")?,
