@@ -180,6 +180,15 @@ fn own_numbers(model: &Path, config: &Qwen2Config) -> anyhow::Result<(Precision,
     Ok((precision, stored_format(&checkpoint, config).map_err(bad)?))
 }
 
+/// What an engine is built without, and cannot be spoken with.
+fn tell_of_missing_words(model: &Path) -> io::Result<()> {
+    if model.join("tokenizer.json").is_file() {
+        return Ok(());
+    }
+    let name = model.display();
+    writeln!(io::stderr(), "note: {name} has no tokenizer.json; put one into the engine's folder before it is a mind")
+}
+
 /// Runs `sage engine build`.
 ///
 /// # Errors
@@ -195,6 +204,7 @@ pub fn build(args: &BuildArgs) -> anyhow::Result<Verdict> {
         for engine in &manifest.engines {
             writeln!(out, "{}: {} bytes", args.out.join(&engine.file).display(), engine.bytes)?;
         }
+        tell_of_missing_words(&args.model)?;
         writeln!(out, "on the device, with TensorRT's own tool (on a Jetson in /usr/src/tensorrt/bin):")?;
         for line in trtexec::lines(&args.model, &args.out, &manifest).map_err(refused)? {
             writeln!(out, "{line}")?;
@@ -216,6 +226,7 @@ pub fn build(args: &BuildArgs) -> anyhow::Result<Verdict> {
     match outcome.map_err(refused)? {
         Outcome::UpToDate(_) => writeln!(out, "{}: up to date", args.out.display())?,
         Outcome::Built(manifest, why) => {
+            tell_of_missing_words(&args.model)?;
             if let Some(why) = why {
                 writeln!(out, "built again: {why}")?;
             }

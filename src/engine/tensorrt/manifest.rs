@@ -125,7 +125,7 @@ pub struct Manifest {
     pub network: Network,
     /// How it was made.
     pub recipe: Recipe,
-    /// BLAKE3 over the headers and the first bytes of every tensor of the checkpoint that holds weights.
+    /// BLAKE3 over the headers and samples of every tensor of the checkpoint that holds weights.
     pub weights: String,
     /// BLAKE3 over how a quantised checkpoint says that it is quantised and over all its scales; `None`: it is not.
     #[serde(default)]
@@ -323,19 +323,32 @@ pub fn hash_file(path: &Path) -> Result<String, TrtError> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Bytes at the beginning of each tensor that count.
+/// Bytes of a sample, and samples of each tensor, evenly spread from its first byte to its last.
 const SAMPLE: usize = 4_096;
+const SAMPLES: usize = 16;
 
-/// BLAKE3 over name, type, shape and first bytes of every tensor that holds weights: tells checkpoints apart without reading
-/// 28 GB.
+/// BLAKE3 over name, type, shape and samples of every tensor that holds weights: tells checkpoints apart without reading 28 GB. Two
+/// that differ only between the samples, as by a few rows of a large embedding, are taken for the same.
 pub fn fingerprint(checkpoint: &Checkpoint) -> String {
     let mut hasher = blake3::Hasher::new();
     for (name, tensor) in checkpoint.tensors().filter(|(name, _)| !is_scale(name)) {
         hasher.update(format!("{name} {:?} {:?}\n", tensor.dtype, tensor.shape).as_bytes());
-        let bytes = tensor.bytes();
-        hasher.update(&bytes[..bytes.len().min(SAMPLE)]);
+        samples(tensor.bytes()).for_each(|sample| {
+            hasher.update(sample);
+        });
     }
     hasher.finalize().to_hex().to_string()
+}
+
+/// All of a small tensor.
+fn samples(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let spare = bytes.len().saturating_sub(SAMPLE);
+    let (count, all) = if bytes.len() <= SAMPLE * SAMPLES { (1, bytes.len()) } else { (SAMPLES, SAMPLE) };
+    (0..count).map(move |index| {
+        let at =
+            if count == 1 { 0 } else { spare / (SAMPLES - 1) * index + spare % (SAMPLES - 1) * index / (SAMPLES - 1) };
+        &bytes[at..at + all]
+    })
 }
 
 /// `weight_scale`, `weight_scale_2`, `input_scale`, `pre_quant_scale`.
@@ -354,4 +367,24 @@ fn calibration(checkpoint: &Checkpoint) -> Option<String> {
         hasher.update(tensor.bytes());
     }
     Some(hasher.finalize().to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_reach_from_the_first_byte_to_the_last() {
+        let large: Vec<u8> = (0..1_000_003).map(|i| (i % 251) as u8).collect();
+        let taken: Vec<&[u8]> = samples(&large).collect();
+        assert_eq!(taken.len(), 16);
+        assert!(taken.iter().all(|sample| sample.len() == 4_096));
+        assert_eq!((taken[0], taken[15]), (&large[..4_096], &large[1_000_003 - 4_096..]));
+        let start = |sample: &[u8]| sample.as_ptr() as usize - large.as_ptr() as usize;
+        let steps = taken.windows(2).map(|pair| start(pair[1]) - start(pair[0]));
+        assert!(steps.into_iter().all(|step| (66_000..67_000).contains(&step)));
+        for small in [0, 1, 4_096, 4_097, 65_536] {
+            assert_eq!(samples(&large[..small]).map(<[u8]>::len).sum::<usize>(), small);
+        }
+    }
 }

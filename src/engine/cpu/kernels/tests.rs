@@ -50,6 +50,12 @@ fn assert_close(name: &str, got: &[f32], want: &[f32], tolerance: f32) {
     }
 }
 
+/// How far two sums of so many products of numbers below 1 may lie apart, added up in other orders: rounding errors of partial
+/// sums add like steps of a random walk.
+fn sums_differ(columns: usize) -> f32 {
+    2e-5_f32.max(1e-6 * (columns as f32).sqrt())
+}
+
 #[test]
 fn the_fastest_set_is_first_and_the_reference_last() {
     let names: Vec<_> = Kernels::available().iter().map(|set| set.full_name()).collect();
@@ -69,7 +75,7 @@ fn products_agree_with_scalar_for_any_shape() {
             let want = product(&scalar::KERNELS, &weights, element, rows, &x, tokens);
             for set in Kernels::available() {
                 let got = product(set, &weights, element, rows, &x, tokens);
-                assert_close(set.name, &got, &want, 2e-5);
+                assert_close(set.name, &got, &want, sums_differ(columns));
             }
         }
     }
@@ -224,7 +230,7 @@ fn products_of_bf16_pairs_agree_with_scalar_for_any_shape() {
         let want = run(&scalar::KERNELS).unwrap();
         for set in Kernels::available() {
             if let Some(got) = run(set) {
-                assert_close(&set.full_name(), &got, &want, 2e-5);
+                assert_close(&set.full_name(), &got, &want, sums_differ(columns));
             }
         }
     }
