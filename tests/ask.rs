@@ -240,3 +240,25 @@ fn a_line_that_is_no_utf8_does_not_end_the_conversation() {
     assert!(output.status.success());
     assert_eq!(String::from_utf8_lossy(&output.stdout).matches("> ").count(), 4, "three answers and a last mark");
 }
+
+#[test]
+fn a_model_whose_logits_are_no_numbers_says_so_and_answers_nothing() {
+    let folder = model();
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|ending| ending != "safetensors") {
+            continue;
+        }
+        let mut bytes = std::fs::read(&path).unwrap();
+        let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: Value = serde_json::from_slice(&bytes[8..data]).unwrap();
+        if let Some([from, to]) = header["model.norm.weight"]["data_offsets"].as_array().map(Vec::as_slice) {
+            // Not a number in every type of floats.
+            bytes[data + from.as_u64().unwrap() as usize..data + to.as_u64().unwrap() as usize].fill(0xff);
+            std::fs::write(&path, bytes).unwrap();
+        }
+    }
+    let answer = sage(folder.path(), &["ask", "Where is the charger?", "--json"]);
+    assert_eq!((answer.status.code(), text(&answer.stdout)), (Some(2), String::new()));
+    assert!(text(&answer.stderr).contains("logits are no numbers"), "{}", text(&answer.stderr));
+}

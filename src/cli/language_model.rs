@@ -176,7 +176,7 @@ impl Speaker {
     /// allows is said.
     ///
     /// # Errors
-    /// The prompt does not fit, or a piece could not be passed on.
+    /// The prompt does not fit, the model is broken, or a piece could not be passed on.
     pub fn answer(
         &mut self,
         prompt: &[u32],
@@ -214,6 +214,11 @@ impl Speaker {
             each(&text[passed..])?;
             passed = text.len();
             match done {
+                Step::Finished(Finish::Broken) => {
+                    let reason =
+                        "the model's logits are no numbers, so its weights are broken; download or make it again";
+                    return Err(BadInput(reason.to_owned()).into());
+                }
                 Step::Finished(finish) => break Some(finish),
                 _ if complete => break Some(Finish::Stop),
                 _ => {}

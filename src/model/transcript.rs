@@ -16,6 +16,8 @@ pub enum Finish {
     Length,
     /// The context is full.
     Context,
+    /// The model's logits are no numbers: its weights or its engine are broken.
+    Broken,
 }
 
 impl Finish {
@@ -25,6 +27,7 @@ impl Finish {
             Finish::Stop => "stop",
             Finish::Length => "length",
             Finish::Context => "context",
+            Finish::Broken => "broken",
         }
     }
 }
@@ -186,6 +189,9 @@ impl Transcript {
     pub fn choose(&mut self, count: usize, logits: &[f32], allowed: Option<&[u32]>) -> Step {
         self.read += count;
         let token = self.sampler.choose(logits, allowed);
+        if !logits.get(token as usize).is_some_and(|logit| logit.is_finite()) {
+            return self.end(Finish::Broken);
+        }
         if self.sampler.ends(token) {
             return self.end(Finish::Stop);
         }

@@ -224,7 +224,10 @@ struct Answer<G: Generator> {
 
 impl<G: Generator> Answer<G> {
     /// What a step that is done means for the answer.
-    fn take(&mut self, step: Step, tokenizer: &Tokenizer, sink: &mut StepSink) -> Progress {
+    ///
+    /// # Errors
+    /// The model is broken: nothing it says may be acted on.
+    fn take(&mut self, step: Step, tokenizer: &Tokenizer, sink: &mut StepSink) -> Result<Progress, EngineError> {
         let first_word = self.first_word;
         let mut say = |spoken: reply::Spoken| {
             if spoken.index >= first_word {
@@ -234,13 +237,16 @@ impl<G: Generator> Answer<G> {
             }
         };
         match step {
-            Step::Read { .. } => Progress::More,
+            Step::Read { .. } => Ok(Progress::More),
             Step::Token(token) => {
                 self.text.clear();
                 self.utf8.push(tokenizer.bytes_of(token), &mut self.text);
                 self.splitter.push(&self.text, &mut say);
-                Progress::More
+                Ok(Progress::More)
             }
+            Step::Finished(Finish::Broken) => Err(EngineError::Device(
+                "the mind's logits are no numbers: its weights or its engine are broken".into(),
+            )),
             Step::Finished(finish) => {
                 let action = self.splitter.finish(&mut say);
                 let piece = match action {
@@ -255,7 +261,7 @@ impl<G: Generator> Answer<G> {
                 let answered = self.talk.as_ref().map_or(0, |talk| talk.transcript().answer().len());
                 let tokens = answered.min(usize::from(u16::MAX)) as u16;
                 sink.output = Some(Output::Answered { words: self.splitter.words(), tokens });
-                Progress::Done
+                Ok(Progress::Done)
             }
         }
     }
@@ -285,7 +291,7 @@ impl<G: Generator> Session for Answer<G> {
             Stepped::Pending => Progress::Pending,
             Stepped::Between => Progress::More,
             Stepped::Stopped => Progress::Stopped,
-            Stepped::Done(step) => self.take(step, &shared.tokenizer, sink),
+            Stepped::Done(step) => self.take(step, &shared.tokenizer, sink)?,
         };
         Ok(self.last)
     }
