@@ -100,6 +100,8 @@ const CONTEXT: usize = 2048;
 const PREFILL: usize = 512;
 /// Decode steps of one repetition.
 const DECODE: usize = 24;
+/// Decode steps between two measurements of the bandwidth.
+const TURN: usize = 6;
 /// Tokens shared by two questions.
 const SHARED: usize = 1000;
 /// Tokens that each of the two questions adds.

@@ -2,7 +2,7 @@
 //! model flows in, figures flow out.
 
 use super::bandwidth::Meter;
-use super::{CONTEXT, DECODE, OWN, PREFILL, SHARED};
+use super::{CONTEXT, DECODE, OWN, PREFILL, SHARED, TURN};
 use crate::cli::language_model::{anonymous_bytes, milliseconds, quantile_ms};
 use crate::engine::CancelToken;
 use crate::engine::cpu::qwen2::{Cancelled, Decoder, DecoderOptions, Generation, PromptError, Step};
@@ -89,22 +89,24 @@ impl Talk {
         Ok(json!({ "kv_bytes": cache, "beside_weights_and_kv_bytes": beside }))
     }
 
-    /// Decode and prefill, and what of the read bandwidth decoding uses; repetitions of all alternate.
+    /// Decode and prefill, and what of the read bandwidth decoding uses; a few decode steps and reads of the memory alternate, for
+    /// a machine that is shared changes within seconds.
     ///
     /// # Errors
     /// The weights cannot be mapped again.
     pub fn speed(&mut self, folder: &Path, repeat: usize) -> anyhow::Result<Value> {
         let mut meter = Meter::new(folder, self.decoder.options().threads)?;
         self.first_token(&self.tokens(16, 0), 2)?;
-        let (mut prefill, mut decode, mut bandwidth) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut prefill, mut decode) = (Vec::new(), Vec::new());
         for variant in 1..=repeat as u32 {
-            bandwidth.push(meter.bytes_per_s());
             self.first_token(&self.tokens(16, variant), DECODE + 1)?;
-            decode.extend(self.decode(DECODE));
+            for _ in 0..DECODE / TURN {
+                meter.read();
+                decode.extend(self.decode(TURN));
+            }
             prefill.push(self.first_token(&self.tokens(PREFILL, 100 + variant), 1)?);
         }
-        bandwidth.sort_unstable_by(f64::total_cmp);
-        let bandwidth = bandwidth[bandwidth.len() / 2];
+        let bandwidth = meter.bytes_per_s();
         let step = quantile_ms(&decode, 0.5) / 1e3;
         let read = bytes_per_token(self.decoder.weights());
         Ok(json!({
