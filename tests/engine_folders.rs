@@ -1,35 +1,13 @@
 //! Folders of engines as commands treat them: what is refused, what is removed, what a folder is taken for. No TensorRT is needed.
 
+#[path = "support/bench.rs"]
+mod bench;
 #[path = "support/checkpoint.rs"]
 mod checkpoint;
 
-use checkpoint::cases;
+use bench::Bench;
 use sage::engine::tensorrt::{Manifest, claim, shelf};
-use std::path::PathBuf;
 use std::process::{Command, Output};
-use tempfile::TempDir;
-
-/// A tiny checkpoint and a place for its engine.
-struct Bench {
-    root: TempDir,
-}
-
-impl Bench {
-    fn new() -> Bench {
-        let bench = Bench { root: tempfile::tempdir().unwrap() };
-        std::fs::create_dir(bench.model()).unwrap();
-        cases()[8].write(&bench.model(), 2);
-        bench
-    }
-
-    fn model(&self) -> PathBuf {
-        self.root.path().join("model")
-    }
-
-    fn out(&self) -> PathBuf {
-        self.root.path().join("engine")
-    }
-}
 
 fn sage(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sage")).args(args).output().unwrap()

@@ -5,8 +5,11 @@
 
 #[path = "support/checkpoint.rs"]
 mod checkpoint;
+#[path = "support/divergence.rs"]
+mod divergence;
 
 use checkpoint::{hashed, start};
+use divergence::divergence;
 use sage::engine::CancelToken;
 use sage::engine::cpu::qwen2::{Decoder, DecoderOptions};
 use sage::model::chat::{Message, Role, render};
@@ -145,16 +148,6 @@ impl Cpu {
 
 fn best(logits: &[f32]) -> u32 {
     (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best }) as u32
-}
-
-/// Kullback-Leibler divergence of the distributions that two rows of logits give, in nats.
-fn divergence(of: &[f32], from: &[f32]) -> f64 {
-    let logs = |row: &[f32]| -> Vec<f64> {
-        let most = row.iter().fold(f64::MIN, |most, &x| most.max(f64::from(x)));
-        let sum: f64 = row.iter().map(|&x| (f64::from(x) - most).exp()).sum();
-        row.iter().map(|&x| f64::from(x) - most - sum.ln()).collect()
-    };
-    logs(of).iter().zip(logs(from)).map(|(p, q)| p.exp() * (p - q)).sum()
 }
 
 /// Step one of making the references; step two is tests/reference/calibrated_onnx.py.

@@ -3,9 +3,13 @@
 
 #[path = "support/checkpoint.rs"]
 mod checkpoint;
+#[path = "support/divergence.rs"]
+mod divergence;
 #[path = "support/lowbit.rs"]
 mod lowbit;
 
+use divergence::divergence;
+use lowbit::SCHEMES;
 use sage::engine::CancelToken;
 use sage::engine::cpu::qwen2::{Decoder, DecoderOptions};
 use sage::model::checkpoint::Checkpoint;
@@ -21,15 +25,6 @@ const FORMS: [(Form, &str); 2] = [(Form::Fused, "fused"), (Form::Primitive, "pri
 const CAPACITY: usize = 320;
 /// Tokens that are read one by one after the prompt, whatever the network says.
 const STEPS: usize = 160;
-
-const SCHEMES: [(Format, bool); 6] = [
-    (Format::Int4, false),
-    (Format::Int8, true),
-    (Format::Int8, false),
-    (Format::Fp8, true),
-    (Format::Nvfp4, true),
-    (Format::Nvfp4, false),
-];
 
 fn name(format: Format, inputs: bool) -> String {
     format!("{}{}", format.name(), if inputs { "" } else { "-weights" })
@@ -97,16 +92,6 @@ fn what_is_emitted_today_is_what_onnx_runtime_ran_in_chunks_and_in_one_go() {
             }
         }
     }
-}
-
-/// Kullback-Leibler divergence of the distributions that two rows of logits give, in nats.
-fn divergence(of: &[f32], from: &[f32]) -> f64 {
-    let logs = |row: &[f32]| -> Vec<f64> {
-        let most = row.iter().fold(f64::MIN, |most, &x| most.max(f64::from(x)));
-        let sum: f64 = row.iter().map(|&x| (f64::from(x) - most).exp()).sum();
-        row.iter().map(|&x| f64::from(x) - most - sum.ln()).collect()
-    };
-    logs(of).iter().zip(logs(from)).map(|(p, q)| p.exp() * (p - q)).sum()
 }
 
 #[test]

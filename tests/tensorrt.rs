@@ -1,11 +1,14 @@
 //! Engines of TensorRT: what every machine can check, and, where SAGE_TENSORRT names a folder with TensorRT-RTX's libraries
 //! (tests/trt/run gets them), real builds of a tiny model for GPUs that are not there.
 
+#[path = "support/bench.rs"]
+mod bench;
 #[path = "support/checkpoint.rs"]
 mod checkpoint;
 #[path = "support/lowbit.rs"]
 mod lowbit;
 
+use bench::Bench;
 use checkpoint::cases;
 use sage::engine::tensorrt::build::{Outcome, build};
 use sage::engine::tensorrt::manifest::{Manifest, Recipe};
@@ -15,35 +18,11 @@ use sage::model::onnx::{Form, Options, Precision};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use tempfile::TempDir;
-
-/// A tiny checkpoint and a place for its engine.
-struct Bench {
-    root: TempDir,
-}
 
 impl Bench {
-    fn new() -> Bench {
-        let bench = Bench { root: tempfile::tempdir().unwrap() };
-        std::fs::create_dir(bench.model()).unwrap();
-        cases()[8].write(&bench.model(), 2);
-        bench
-    }
-
     /// With quantised layers.
     fn quantised(format: Format, inputs: bool) -> Bench {
-        let bench = Bench { root: tempfile::tempdir().unwrap() };
-        std::fs::create_dir(bench.model()).unwrap();
-        lowbit::write(&lowbit::case(), &bench.model(), Scheme { format, inputs });
-        bench
-    }
-
-    fn model(&self) -> PathBuf {
-        self.root.path().join("model")
-    }
-
-    fn out(&self) -> PathBuf {
-        self.root.path().join("engine")
+        Bench::with(|folder| lowbit::write(&lowbit::case(), folder, Scheme { format, inputs }))
     }
 
     fn files(&self) -> Vec<String> {
@@ -235,14 +214,7 @@ fn the_tiny_model_is_built_in_every_form_and_precision() {
 #[test]
 fn the_tiny_model_is_built_in_every_form_with_quantised_weights() {
     let Some(library) = library() else { return };
-    for (format, inputs) in [
-        (Format::Int4, false),
-        (Format::Int8, true),
-        (Format::Int8, false),
-        (Format::Fp8, true),
-        (Format::Nvfp4, true),
-        (Format::Nvfp4, false),
-    ] {
+    for (format, inputs) in lowbit::SCHEMES {
         let bench = Bench::quantised(format, inputs);
         for target in ["sm89", "sm120"].into_iter().filter(|target| format != Format::Nvfp4 || *target == "sm120") {
             for form in [Form::Fused, Form::Primitive] {

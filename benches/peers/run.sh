@@ -17,12 +17,11 @@ for weights in bf16 8bit 4bit; do
   [ -e "$folder/$weights.gguf" ] || "$peers" gguf "$folder/bf16" "$folder/$weights.gguf" "${gguf[$weights]}"
 done
 
-modes=$("$sage" bench llm --help | grep -e --modes || true)
 # Lines of the two programs, with who printed them.
 own() { # round weights mode threads
-  local name=$2 mode=()
-  if [ "$2" = bf16 ]; then name="bf16 $3"; [ -z "$modes" ] || mode=(--modes "$3"); fi
-  "$sage" bench llm --model "$folder/$2" --threads "$4" --parts speed --repeat 2 --json "${mode[@]}" |
+  local name=$2
+  if [ "$2" = bf16 ]; then name="bf16 $3"; fi
+  "$sage" bench llm --model "$folder/$2" --threads "$4" --parts speed --repeat 2 --modes "$3" --json |
     sed -E "s/.*\"runs\":\[\{(.*)\}\].*/{\"who\":\"sage\",\"round\":$1,\1}/; s/\"weights\":\"[^\"]*\"/\"weights\":\"$name\"/" >>"$lines"
 }
 peer() { # round weights threads
@@ -45,7 +44,7 @@ for round in $(seq "$rounds"); do
     for weights in bf16 8bit 4bit; do
       own "$round" $weights exact $threads
       peer "$round" $weights $threads
-      if [ $weights = bf16 ] && [ -n "$modes" ]; then own "$round" bf16 fast $threads; fi
+      if [ $weights = bf16 ]; then own "$round" bf16 fast $threads; fi
     done
   done
 done

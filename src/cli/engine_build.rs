@@ -200,14 +200,14 @@ pub fn build(args: &BuildArgs) -> anyhow::Result<Verdict> {
     }
     let mut out = io::stdout().lock();
     if args.emit_only {
-        let manifest = emit_only(&args.model, &args.out, recipe).map_err(refused)?;
+        let (manifest, graphs) = emit_only(&args.model, &args.out, recipe).map_err(refused)?;
         for engine in &manifest.engines {
             writeln!(out, "{}: {} bytes", args.out.join(&engine.file).display(), engine.bytes)?;
         }
         tell_of_missing_words(&args.model)?;
         writeln!(out, "on the device, with TensorRT's own tool (on a Jetson in /usr/src/tensorrt/bin):")?;
-        for line in trtexec::lines(&args.model, &args.out, &manifest).map_err(refused)? {
-            writeln!(out, "{line}")?;
+        for graph in &graphs {
+            writeln!(out, "{}", trtexec::line(graph, &args.out, &manifest))?;
         }
         writeln!(out, "or there, with the manifest that `mind = \"ENGINE\"` needs:")?;
         writeln!(out, "{}", same_build(&args.out, &manifest))?;

@@ -18,6 +18,16 @@ pub fn case() -> Case {
     Case { index: 100, json, seed: cases()[0].seed }
 }
 
+/// Every format, with its inputs quantised too or taken as they are.
+pub const SCHEMES: [(Format, bool); 6] = [
+    (Format::Int4, false),
+    (Format::Int8, true),
+    (Format::Int8, false),
+    (Format::Fp8, true),
+    (Format::Nvfp4, true),
+    (Format::Nvfp4, false),
+];
+
 /// Tensors of a file: type, shape and bytes by name.
 pub type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 

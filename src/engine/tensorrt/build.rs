@@ -9,7 +9,7 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::lowbit::Format;
 use crate::model::onnx::proto::{Model, Size};
 use crate::model::onnx::rewritten::Mapped;
-use crate::model::onnx::{Composed, Form, Precision, compose, emit};
+use crate::model::onnx::{Composed, Form, Precision, compose, emit, weights_bytes};
 use crate::model::qwen2::Qwen2Config;
 use crate::whole_file;
 use prost::Message;
@@ -29,11 +29,11 @@ pub enum Outcome {
     Built(Manifest, Option<String>),
 }
 
-/// Writes graphs, links to the weights and a manifest.
+/// Writes graphs, links to the weights and a manifest; the manifest and the graphs flow out.
 ///
 /// # Errors
 /// The checkpoint cannot be used, the folder cannot be written, or an engine lies there.
-pub fn emit_only(model: &Path, out: &Path, recipe: Recipe) -> Result<Manifest, TrtError> {
+pub fn emit_only(model: &Path, out: &Path, recipe: Recipe) -> Result<(Manifest, Vec<Composed>), TrtError> {
     if Manifest::load(out).is_ok_and(|there| there.builder.is_some()) {
         let text =
             format!("{}: an engine was built there, which this would replace; give another --out", out.display());
@@ -43,9 +43,8 @@ pub fn emit_only(model: &Path, out: &Path, recipe: Recipe) -> Result<Manifest, T
     let emitted = emit(model, out, &recipe.graph)?;
     let checkpoint = Checkpoint::open(model)?;
     let mut manifest = Manifest::new(&checkpoint, &emitted.config, recipe);
-    let composition = compose(&checkpoint, &emitted.config, &manifest.recipe.graph)?;
-    manifest.held_bytes = composition.weights_bytes();
-    for (graph, composed) in emitted.graphs.iter().zip(composition.parts) {
+    manifest.held_bytes = weights_bytes(&emitted.parts);
+    for (graph, composed) in emitted.graphs.iter().zip(&emitted.parts) {
         let name = graph.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         manifest.engines.push(Engine {
             file: name,
@@ -61,7 +60,7 @@ pub fn emit_only(model: &Path, out: &Path, recipe: Recipe) -> Result<Manifest, T
     claim.keep();
     // Graphs of an emission in other groups.
     shelf::prune(out)?;
-    Ok(manifest)
+    Ok((manifest, emitted.parts))
 }
 
 /// Builds with the TensorRT that was found.
@@ -90,7 +89,7 @@ pub fn build(
     let composition = compose(&checkpoint, &config, &recipe.graph)?;
     refuse_formats(&composition.formats, &target)?;
     let mut wanted = Manifest::new(&checkpoint, &config, recipe);
-    wanted.held_bytes = composition.weights_bytes();
+    wanted.held_bytes = weights_bytes(&composition.parts);
     // What RTX builds for no GPU in particular runs on all that it knows.
     let own = || if library.flavor == Flavor::Rtx { None } else { own_gpu() };
     let capability = target.capability.or_else(own).unwrap_or_default();

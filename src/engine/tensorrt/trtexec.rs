@@ -1,27 +1,14 @@
-//! The command that builds an emitted graph with TensorRT's own tool. A manifest and its graphs flow in; one line for a shell
-//! flows out for each.
+//! The command that builds an emitted graph with TensorRT's own tool. A manifest and one of its graphs flow in; one line for a shell
+//! flows out.
 
-use super::TrtError;
 use super::build::{TIMING_CACHE, shapes};
 use super::manifest::Manifest;
-use crate::model::checkpoint::Checkpoint;
-use crate::model::onnx::{Composed, compose};
-use crate::model::qwen2::Qwen2Config;
+use crate::model::onnx::Composed;
 use std::path::Path;
 
-/// The lines, in the order of the engines.
-///
-/// # Errors
-/// The checkpoint cannot be used.
-pub fn lines(model: &Path, out: &Path, manifest: &Manifest) -> Result<Vec<String>, TrtError> {
-    let (config, checkpoint) = (Qwen2Config::load(model)?, Checkpoint::open(model)?);
-    let parts = compose(&checkpoint, &config, &manifest.recipe.graph)?.parts;
-    Ok(parts.iter().map(|part| line(part, out, manifest)).collect())
-}
-
-/// The sizes of a profile are taken by `trtexec` only right behind its `--profile`. It would also run what it built, on random
+/// The line for one engine. The sizes of a profile are taken by `trtexec` only right behind its `--profile`. It would also run what it built, on random
 /// numbers: those are no token ids, so `--skipInference`.
-fn line(part: &Composed, out: &Path, manifest: &Manifest) -> String {
+pub fn line(part: &Composed, out: &Path, manifest: &Manifest) -> String {
     let onnx = out.join(&part.name);
     let mut words = vec![
         "trtexec".to_owned(),

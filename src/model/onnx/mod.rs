@@ -116,6 +116,8 @@ pub struct Emitted {
     pub weights: Vec<PathBuf>,
     /// Shape of the network.
     pub config: Qwen2Config,
+    /// The graphs themselves, in the order of their files.
+    pub parts: Vec<Composed>,
 }
 
 /// One graph's file.
@@ -161,12 +163,10 @@ pub struct Composition {
     pub formats: BTreeSet<Format>,
 }
 
-impl Composition {
-    /// Bytes of all weights that the graphs refer to, each once.
-    pub fn weights_bytes(&self) -> u64 {
-        let all: BTreeMap<&str, u64> = self.parts.iter().flat_map(Composed::weights).collect();
-        all.values().sum()
-    }
+/// Bytes of all weights that the graphs refer to, each once.
+pub fn weights_bytes(parts: &[Composed]) -> u64 {
+    let all: BTreeMap<&str, u64> = parts.iter().flat_map(Composed::weights).collect();
+    all.values().sum()
 }
 
 /// The graphs of a checkpoint, one per layer group.
@@ -215,11 +215,11 @@ pub fn emit(model: &Path, out: &Path, options: &Options) -> Result<Emitted, Mode
         weights.push(out.join(rewritten::FILE));
     }
     let mut graphs = Vec::new();
-    for graph in composed.parts {
+    for graph in &composed.parts {
         let bytes = graph.model.encode_to_vec();
-        let path = out.join(graph.name);
+        let path = out.join(&graph.name);
         whole_file::write(&path, &bytes).map_err(failed)?;
-        graphs.push(EmittedGraph { path, layers: graph.layers, bytes: bytes.len() as u64 });
+        graphs.push(EmittedGraph { path, layers: graph.layers.clone(), bytes: bytes.len() as u64 });
     }
     let files: BTreeSet<&Path> = checkpoint.tensors().map(|(_, tensor)| tensor.file()).collect();
     for file in files {
@@ -233,7 +233,7 @@ pub fn emit(model: &Path, out: &Path, options: &Options) -> Result<Emitted, Mode
         })?;
         weights.push(beside);
     }
-    Ok(Emitted { graphs, weights, config })
+    Ok(Emitted { graphs, weights, config, parts: composed.parts })
 }
 
 /// Layers in `count` runs of equal length, the longer ones first.
